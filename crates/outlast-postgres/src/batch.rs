@@ -1,0 +1,359 @@
+//! [`Block`]: a batch as one flight of statements. Pure: no connection is needed.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use outlast::database::{Item, LaneId, Position};
+use outlast::error::{Refusal, RefusalKind};
+use outlast::{Collection, Operation, RecordName, Sequence, WriteId};
+use serde_json::Value;
+
+use crate::flight::Flight;
+use crate::limits::Limits;
+use crate::position::ADVANCE;
+use crate::shape::{Column, Shape, Table};
+use crate::sql::{self, Verb};
+use crate::{statement, value};
+
+/// A group is cut when its rows have more bytes than this: the server reads them into one value.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// What the whole batch is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Target<'a> {
+    pub(crate) lane: &'a LaneId,
+    pub(crate) position: &'a Position,
+    pub(crate) next: Sequence,
+    pub(crate) create_collections: bool,
+    pub(crate) limits: Limits,
+}
+
+/// What a statement of a flight is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Begins the transaction.
+    Begin,
+    /// Checks and moves the position.
+    Position,
+    /// Stores idempotency keys.
+    Keys,
+    /// Makes a table for the operation of this write.
+    Table(usize),
+    /// Operations; `alone` names the write and the operation when it is a single one.
+    Operations { alone: Option<(usize, usize)> },
+    /// Checks what would otherwise be checked at the commit.
+    Constraints,
+    /// Commits, or rolls a trial back.
+    End,
+}
+
+/// What becomes of a write whose idempotency key may be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It takes effect.
+    Run,
+    /// It was applied already: nothing is left to do.
+    Done,
+    /// The key belongs to this other write with other content.
+    Reused(WriteId),
+}
+
+/// A batch in statements.
+pub(crate) struct Block<'a> {
+    pub(crate) flight: Flight,
+    /// For each statement what it is for.
+    pub(crate) sources: Vec<Source>,
+    /// Collections whose table it makes.
+    pub(crate) made: Vec<&'a Collection>,
+}
+
+/// Why a batch cannot be put into statements.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    /// This write is refused, unless one before it is.
+    Write(usize, Refusal),
+    /// The whole is too large.
+    TooLarge(String),
+}
+
+/// How a batch is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Alike operations grouped, and a commit at the end.
+    Commit,
+    /// Each operation alone, deferred constraints checked, and all rolled back: finds what is refused.
+    Trial,
+}
+
+impl<'a> Block<'a> {
+    /// The writes of `items` for which `claims` says so.
+    pub(crate) fn new(
+        target: Target<'_>,
+        items: &'a [Item],
+        claims: &[Claim],
+        shapes: &'a HashMap<&'a Collection, Arc<Shape>>,
+        mode: Mode,
+    ) -> Result<Self, Stop> {
+        let block = Self { flight: Flight::default(), sources: Vec::new(), made: Vec::new() };
+        let mut builder = Builder {
+            block,
+            shapes,
+            made: HashSet::new(),
+            group: None,
+            statements: Vec::new(),
+            create_collections: target.create_collections,
+            grouping: mode == Mode::Commit,
+        };
+        builder.begin(target)?;
+        let running = || items.iter().zip(claims).enumerate();
+        if mode == Mode::Commit {
+            let keyed = running().filter(|(_, (_, claim))| **claim == Claim::Run).map(|(_, (item, _))| item);
+            builder.keys(&keyed.collect::<Vec<_>>())?;
+        }
+        for (index, (item, claim)) in running() {
+            match claim {
+                Claim::Done => continue,
+                Claim::Reused(owner) => {
+                    let message = format!("the idempotency key belongs to another write, {owner}");
+                    return Err(Stop::Write(index, Refusal::new(RefusalKind::KeyReused, message)));
+                }
+                Claim::Run => {}
+            }
+            for (place, operation) in item.write.operations().iter().enumerate() {
+                builder.operation(index, place, operation)?;
+            }
+        }
+        builder.end_group()?;
+        builder.end(mode)?;
+        Ok(builder.block)
+    }
+}
+
+/// What makes operations alike: one statement can do all of them.
+#[derive(PartialEq, Eq)]
+struct Kind<'a> {
+    verb: Verb,
+    collection: &'a Collection,
+    /// The columns whose values are given, in order.
+    columns: Vec<&'a Column>,
+}
+
+/// Operations that become one statement.
+struct Group<'a> {
+    kind: Kind<'a>,
+    table: Cow<'a, Table>,
+    ids: HashSet<&'a str>,
+    /// The rows as JSON, without the closing bracket.
+    rows: String,
+    first: (usize, usize),
+}
+
+struct Builder<'a, 's> {
+    block: Block<'a>,
+    shapes: &'s HashMap<&'a Collection, Arc<Shape>>,
+    /// Collections whose table an earlier statement of this block makes.
+    made: HashSet<&'a Collection>,
+    group: Option<Group<'a>>,
+    /// The texts of callers' statements so far.
+    statements: Vec<&'a str>,
+    create_collections: bool,
+    grouping: bool,
+}
+
+impl<'a, 's: 'a> Builder<'a, 's> {
+    fn add(&mut self, source: Source, text: &str, parameters: &[Option<&str>]) -> Result<(), Stop> {
+        self.block.flight.add(text, parameters).map_err(Stop::TooLarge)?;
+        self.block.sources.push(source);
+        Ok(())
+    }
+
+    fn begin(&mut self, target: Target<'_>) -> Result<(), Stop> {
+        target.limits.begin(&mut self.block.flight).map_err(Stop::TooLarge)?;
+        self.block.sources.resize(self.block.flight.len(), Source::Begin);
+        let Position { sequence, generation, owner } = target.position;
+        let [next, sequence, generation] =
+            [target.next.as_u64(), sequence.0.as_u64(), *generation].map(|number| number.to_string());
+        let parameters = [target.lane.as_str(), &next, &sequence, &generation, owner].map(Some);
+        self.add(Source::Position, ADVANCE, &parameters)
+    }
+
+    /// Stores the keys of all writes at once.
+    fn keys(&mut self, items: &[&Item]) -> Result<(), Stop> {
+        let rows: Vec<Value> = items
+            .iter()
+            .filter_map(|item| {
+                let key = item.write.key()?;
+                Some(serde_json::json!({ "k": key.key, "f": key.fingerprint, "w": item.id.to_string() }))
+            })
+            .collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let text = "INSERT INTO outlast_keys (key, fingerprint, write_id) \
+             SELECT r.k, r.f, r.w FROM jsonb_to_recordset($1::text::jsonb) AS r (k text, f text, w text)";
+        self.add(Source::Keys, text, &[Some(&Value::from(rows).to_string())])
+    }
+
+    fn operation(&mut self, write: usize, place: usize, operation: &'a Operation) -> Result<(), Stop> {
+        let at = (write, place);
+        match operation {
+            Operation::Create { record, data } => self.record(at, Verb::Create, record, data.as_str()),
+            Operation::Put { record, data } => self.record(at, Verb::Put, record, data.as_str()),
+            Operation::Patch { record, data } => self.record(at, Verb::Patch, record, data.as_str()),
+            Operation::Delete { record } => self.record(at, Verb::Delete, record, "{}"),
+            Operation::Statement { text, parameters, .. } => {
+                self.end_group()?;
+                self.statements.push(text);
+                let numbered = statement::number(text).map_err(|invalid| {
+                    Stop::Write(write, Refusal::new(RefusalKind::Statement, invalid.to_string()))
+                })?;
+                let values = statement::values(&numbered.names, parameters);
+                let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
+                self.add(Source::Operations { alone: Some(at) }, &numbered.text, &values)
+            }
+        }
+    }
+
+    fn record(
+        &mut self,
+        at: (usize, usize),
+        verb: Verb,
+        record: &'a RecordName,
+        data: &'a str,
+    ) -> Result<(), Stop> {
+        let RecordName { collection, id } = record;
+        let refuse = |kind, message| Stop::Write(at.0, Refusal::new(kind, message));
+        let shape = self.shapes.get(collection).map(Arc::as_ref);
+        let table = match shape {
+            Some(Shape::Unfit(why)) => return Err(refuse(RefusalKind::Schema, why.clone())),
+            Some(Shape::Table(table)) => Cow::Borrowed(table),
+            _ if self.made.contains(collection) => Cow::Owned(Table::of_documents(collection)),
+            // A table that was not there when the batch began may be there when its turn comes: then it is known.
+            _ if matches!(verb, Verb::Delete | Verb::Patch) && self.is_mentioned(collection) => {
+                let message = format!(
+                    "the collection \"{collection}\" had no table when a statement that mentions it was sent: try again"
+                );
+                return Err(refuse(RefusalKind::Schema, message));
+            }
+            // Nothing is there: nothing to delete, and nothing to patch.
+            _ if verb == Verb::Delete => return Ok(()),
+            _ if verb == Verb::Patch => return Err(refuse(RefusalKind::NotFound, absent(record))),
+            _ if !self.create_collections => {
+                let message = format!(
+                    "the collection \"{collection}\" has no table: make one, for example CREATE TABLE \
+                     \"{collection}\" (id text COLLATE \"C\" PRIMARY KEY, data jsonb NOT NULL)"
+                );
+                return Err(refuse(RefusalKind::Schema, message));
+            }
+            _ => {
+                self.make(at.0, collection)?;
+                Cow::Owned(Table::of_documents(collection))
+            }
+        };
+        let (columns, row) = row(&table, shape, record, data).map_err(|message| {
+            refuse(RefusalKind::Schema, format!("{message} (\"{collection}\" \"{id}\")"))
+        })?;
+        let kind = Kind { verb, collection, columns };
+        let fits = |group: &Group<'_>| {
+            self.grouping
+                && group.kind == kind
+                && !group.ids.contains(id.as_str())
+                && group.rows.len() + row.len() < GROUP_BYTES_MAX
+        };
+        if let Some(group) = self.group.as_mut().filter(|group| fits(group)) {
+            group.rows.push(',');
+            group.rows.push_str(&row);
+            group.ids.insert(id.as_str());
+            return Ok(());
+        }
+        self.end_group()?;
+        let ids = HashSet::from([id.as_str()]);
+        self.group = Some(Group { kind, table, ids, rows: format!("[{row}"), first: at });
+        Ok(())
+    }
+
+    /// A statement before may have made the table.
+    fn is_mentioned(&self, collection: &Collection) -> bool {
+        let name = collection.as_str().to_ascii_lowercase();
+        self.statements.iter().any(|text| text.to_ascii_lowercase().contains(&name))
+    }
+
+    fn make(&mut self, write: usize, collection: &'a Collection) -> Result<(), Stop> {
+        self.end_group()?;
+        let text = format!(
+            "CREATE TABLE IF NOT EXISTS \"{collection}\" (id text COLLATE \"C\" PRIMARY KEY, data jsonb NOT NULL)"
+        );
+        self.add(Source::Table(write), &text, &[])?;
+        self.made.insert(collection);
+        self.block.made.push(collection);
+        Ok(())
+    }
+
+    /// Puts the group into a statement.
+    fn end_group(&mut self) -> Result<(), Stop> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let count = group.ids.len();
+        let alone = (count == 1).then_some(group.first);
+        let rows = group.rows + "]";
+        let Kind { verb, collection, columns } = &group.kind;
+        let text = sql::statement(*verb, collection, columns, &group.table, count);
+        self.add(Source::Operations { alone }, &text, &[Some(&rows)])
+    }
+
+    fn end(&mut self, mode: Mode) -> Result<(), Stop> {
+        if mode == Mode::Trial {
+            self.add(Source::Constraints, "SET CONSTRAINTS ALL IMMEDIATE", &[])?;
+        }
+        self.add(Source::End, if mode == Mode::Commit { "COMMIT" } else { "ROLLBACK" }, &[])
+    }
+}
+
+/// What is told of a record that is not there.
+pub(crate) fn absent(record: &RecordName) -> String {
+    format!("there is no record \"{}\" in \"{}\" to patch", record.id, record.collection)
+}
+
+/// A record as a row of JSON, its key as texts `k0`, `k1`, ... and its values as `c0`, `c1`, ..., and the columns of
+/// those. `shape` holds the same table for longer.
+fn row<'a>(
+    table: &Table,
+    shape: Option<&'a Shape>,
+    record: &RecordName,
+    data: &str,
+) -> Result<(Vec<&'a Column>, String), String> {
+    let key = table
+        .key_of(record.id.as_str())
+        .ok_or_else(|| format!("the id must name {} key columns, apart by commas", table.key.len()))?;
+    let mut row = String::with_capacity(data.len() + 32);
+    for (at, part) in key.into_iter().enumerate() {
+        let _ = write!(row, "{}\"k{at}\":{}", if at == 0 { '{' } else { ',' }, Value::String(part));
+    }
+    if table.document {
+        let _ = write!(row, ",\"c0\":{data}}}");
+        return Ok((Vec::new(), row));
+    }
+    let Some(Shape::Table(lasting)) = shape else { return Ok((Vec::new(), row + "}")) };
+    let mut columns = Vec::new();
+    for (name, value) in members(data) {
+        if table.key.iter().any(|key| key.name == name) {
+            return Err(format!("the column \"{name}\" is part of the record's id: leave it out"));
+        }
+        let column = lasting.column(&name).ok_or_else(|| format!("there is no column \"{name}\""))?;
+        if column.automatic {
+            continue;
+        }
+        if let Some(why) = value::misfit(column.type_id, column.scale, &value) {
+            return Err(format!("the column \"{name}\" {why}"));
+        }
+        let _ = write!(row, ",\"c{}\":{value}", columns.len());
+        columns.push(column);
+    }
+    Ok((columns, row + "}"))
+}
+
+/// The members of a document, in the order of their names.
+pub(crate) fn members(data: &str) -> serde_json::Map<String, Value> {
+    serde_json::from_str(data).unwrap_or_default()
+}

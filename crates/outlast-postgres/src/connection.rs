@@ -1,0 +1,183 @@
+//! One connection to a server: one flight at a time, each with a deadline, nothing sent twice.
+//!
+//! A connection is usable only between a complete answer and the next flight. A time limit, a dropped future, a socket
+//! error or a message that makes no sense leaves it unusable: it is closed, so that nothing more can be sent or half
+//! sent on it, and the next caller opens another.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::address::{Address, Host};
+use crate::flight::{Flight, Heard, Landing, Lost};
+use crate::login;
+use crate::wire::Wire;
+
+/// A transaction that failed is rolled back within this time, or its connection is closed.
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why a connection could not be made.
+#[derive(Debug, Clone)]
+pub(crate) enum ConnectError {
+    /// No server there that takes writes, or not in time.
+    Unavailable(String),
+    /// The server would not have us: wrong credentials, or no right to the database.
+    Refused(String),
+}
+
+/// A session in a database that takes writes.
+pub(crate) struct Connection {
+    wire: Wire,
+    /// The last flight was answered completely, and no transaction is open.
+    usable: bool,
+    /// The server has said that it takes reads only.
+    demoted: bool,
+}
+
+impl Connection {
+    /// Tries the servers in their order, and takes the first that takes writes, all within `limit`. `tcp_user_timeout`:
+    /// how long the other side may leave bytes unacknowledged.
+    pub(crate) async fn open(
+        address: &Arc<Address>,
+        limit: Duration,
+        tcp_user_timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let deadline = Instant::now() + limit;
+        let mut refusal = None;
+        let mut reasons = Vec::new();
+        for (tried, host) in address.hosts.iter().enumerate() {
+            // One that does not answer leaves the others their share of the time.
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(address.hosts.len() - tried).unwrap_or(1);
+            match timeout(share, Self::open_at(address, host, tcp_user_timeout)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(ConnectError::Refused(reason))) => refusal = Some(format!("{host}: {reason}")),
+                Ok(Err(ConnectError::Unavailable(reason))) => reasons.push(format!("{host}: {reason}")),
+                Err(_) => reasons.push(format!("{host}: no session within {share:?}")),
+            }
+        }
+        // One that refuses us may be out of date, as long as the others cannot be asked.
+        match refusal {
+            Some(reason) if reasons.is_empty() => Err(ConnectError::Refused(reason)),
+            refusal => {
+                reasons.extend(refusal);
+                Err(ConnectError::Unavailable(reasons.join("; ")))
+            }
+        }
+    }
+
+    async fn open_at(
+        address: &Address,
+        host: &Host,
+        tcp_user_timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let mut wire = Wire::connect(host, address.tls, tcp_user_timeout).await?;
+        let end_point = wire.end_point();
+        let parameters = login::begin(&mut wire, address, end_point).await?;
+        if parameters.get("server_encoding").is_some_and(|encoding| encoding != "UTF8") {
+            return Err(ConnectError::Refused(format!(
+                "the database \"{}\" is not encoded in UTF8: it cannot hold every text",
+                address.database
+            )));
+        }
+        let mut connection = Self { wire, usable: true, demoted: false };
+        if connection.is_read_only(&parameters).await? {
+            return Err(ConnectError::Unavailable("this server takes reads only".to_owned()));
+        }
+        Ok(connection)
+    }
+
+    /// As servers since version 14 say by themselves; others, and poolers, are asked.
+    async fn is_read_only(&mut self, parameters: &login::Parameters) -> Result<bool, ConnectError> {
+        let said = |name| parameters.get(name).map(|value| value == "on");
+        if let (Some(standby), Some(read_only)) =
+            (said("in_hot_standby"), said("default_transaction_read_only"))
+        {
+            return Ok(standby || read_only);
+        }
+        let question = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+        let flight = Flight::of(question, &[]).map_err(ConnectError::Unavailable)?;
+        // The caller's limit ends it.
+        match self.fly(flight, Instant::now() + Duration::from_hours(1)).await {
+            Ok(Landing::Done(answers)) => {
+                let value = answers.first().and_then(|answer| answer.rows.first()?.first()?.as_deref());
+                Ok(value != Some("f"))
+            }
+            Ok(Landing::Failed(_, fault)) => Err(ConnectError::Unavailable(fault.message)),
+            Err(lost) => Err(ConnectError::Unavailable(lost.into_message())),
+        }
+    }
+
+    /// True when nothing is half done and the other side has not hung up meanwhile: a batch sent to a server that is
+    /// gone would have an unknown outcome.
+    pub(crate) fn is_alive(&self) -> bool {
+        // A server sends nothing unasked but its farewell, and notices that nobody waits for.
+        self.usable && self.wire.is_quiet()
+    }
+
+    /// True between a complete answer and the next flight.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    /// Makes sure that nobody uses it again.
+    pub(crate) fn abandon(&mut self) {
+        self.usable = false;
+    }
+
+    /// The server takes reads only by now: this connection is of no use, and neither are others to it.
+    pub(crate) fn note_demotion(&mut self) {
+        self.usable = false;
+        self.demoted = true;
+    }
+
+    /// True when the server has said that it takes reads only.
+    pub(crate) fn is_demoted(&self) -> bool {
+        self.demoted
+    }
+
+    /// Sends statements and waits for their answers. A transaction that they leave open is rolled back.
+    ///
+    /// # Errors
+    /// Whether the last statement may have run.
+    pub(crate) async fn fly(&mut self, flight: Flight, deadline: Instant) -> Result<Landing, Lost> {
+        let (landing, open) = self.exchange(flight, deadline).await?;
+        if open {
+            self.roll_back().await;
+        }
+        Ok(landing)
+    }
+
+    async fn roll_back(&mut self) {
+        let Ok(flight) = Flight::of("ROLLBACK", &[]) else { return };
+        let deadline = Instant::now() + ROLLBACK_LIMIT;
+        // Whatever becomes of it: the server rolls back a transaction whose connection closes.
+        if !matches!(self.exchange(flight, deadline).await, Ok((Landing::Done(_), false))) {
+            self.usable = false;
+        }
+    }
+
+    /// Tells also whether a transaction is open now.
+    async fn exchange(&mut self, flight: Flight, deadline: Instant) -> Result<(Landing, bool), Lost> {
+        // From here on until the answer is complete nobody else may use the connection, also when this future is
+        // dropped in the middle.
+        self.usable = false;
+        let statements = flight.len();
+        let (bytes, end) = flight.into_bytes();
+        let sent = AtomicUsize::new(0);
+        let mut heard = Heard::default();
+        let answered = timeout_at(deadline, self.wire.exchange(&bytes, &sent, &mut heard)).await;
+        let sent = sent.into_inner();
+        let lost = match answered {
+            Ok(Ok(status)) => {
+                self.usable = true;
+                return Ok((heard.landing(statements), status != b'I'));
+            }
+            Ok(Err(reason)) => format!("the connection was lost: {reason}"),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        heard.broken_off(statements, sent >= end, lost).map(|landing| (landing, false))
+    }
+}

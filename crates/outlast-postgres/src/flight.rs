@@ -1,0 +1,261 @@
+//! [`Flight`]: statements that go to the server together and are answered together.
+//!
+//! All of them stand before *one* Sync message: after the first error the server skips everything up to it. So a batch
+//! can begin with `BEGIN` and end with `COMMIT` in one flight, and nothing of it takes effect after an error.
+//!
+//! Statements are unnamed and their parameters are text. So there is nothing on the server that could be missing on
+//! another connection of a pooler, or have grown stale.
+
+use bytes::BytesMut;
+use fallible_iterator::FallibleIterator;
+use postgres_protocol::IsNull;
+use postgres_protocol::message::backend::{DataRowBody, Message};
+use postgres_protocol::message::frontend;
+
+use crate::fault::Fault;
+
+/// Largest flight in bytes. The server takes up to 1 GiB in one message.
+pub(crate) const FLIGHT_BYTES_MAX: usize = 256 << 20;
+
+/// Largest answer to one flight.
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// Statements to send.
+#[derive(Default)]
+pub(crate) struct Flight {
+    bytes: BytesMut,
+    /// For each statement the place where its last message ends.
+    ends: Vec<usize>,
+}
+
+impl Flight {
+    /// Adds a statement with its parameters, `$1` first. `None` is NULL.
+    ///
+    /// # Errors
+    /// When a text has a NUL byte, there are too many parameters or too many bytes: in words.
+    pub(crate) fn add(&mut self, statement: &str, parameters: &[Option<&str>]) -> Result<(), String> {
+        let words = |error: std::io::Error| error.to_string();
+        frontend::parse("", statement, std::iter::empty(), &mut self.bytes).map_err(words)?;
+        let write = |value: Option<&str>, buffer: &mut BytesMut| match value {
+            None => Ok(IsNull::Yes),
+            Some(text) => {
+                buffer.extend_from_slice(text.as_bytes());
+                Ok(IsNull::No)
+            }
+        };
+        frontend::bind("", "", [], parameters.iter().copied(), write, [], &mut self.bytes).map_err(
+            |error| match error {
+                frontend::BindError::Conversion(error) => error.to_string(),
+                frontend::BindError::Serialization(error) => error.to_string(),
+            },
+        )?;
+        frontend::execute("", 0, &mut self.bytes).map_err(words)?;
+        if self.bytes.len() > FLIGHT_BYTES_MAX {
+            return Err(format!("more than {FLIGHT_BYTES_MAX} bytes for one transaction"));
+        }
+        self.ends.push(self.bytes.len());
+        Ok(())
+    }
+
+    /// A flight of one statement.
+    ///
+    /// # Errors
+    /// As [`Flight::add`].
+    pub(crate) fn of(statement: &str, parameters: &[Option<&str>]) -> Result<Self, String> {
+        let mut flight = Self::default();
+        flight.add(statement, parameters)?;
+        Ok(flight)
+    }
+
+    /// How many statements it has.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The bytes to send, closed with the Sync, and how many of them must have left for the last statement to run.
+    pub(crate) fn into_bytes(mut self) -> (BytesMut, usize) {
+        let end = self.ends.last().copied().unwrap_or(0);
+        frontend::sync(&mut self.bytes);
+        (self.bytes, end)
+    }
+}
+
+/// A row: the text of each column, `None` for NULL.
+pub(crate) type Row = Vec<Option<String>>;
+
+/// What one statement answered.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Its rows.
+    pub(crate) rows: Vec<Row>,
+    /// The number at the end of its tag: rows that it changed or returned.
+    pub(crate) count: u64,
+}
+
+/// How a flight ended.
+#[derive(Debug)]
+pub(crate) enum Landing {
+    /// Every statement was answered.
+    Done(Vec<Answer>),
+    /// The statement at this place failed; those after it were skipped. Nothing stays of its transaction.
+    Failed(usize, Fault),
+}
+
+/// Why a flight has no landing.
+#[derive(Debug)]
+pub(crate) enum Lost {
+    /// Not all of it left this machine: the last statement cannot have run.
+    NotSent(String),
+    /// It was sent, and the last statement was not answered before the connection was lost.
+    Sent(String),
+}
+
+impl Lost {
+    /// In words.
+    pub(crate) fn into_message(self) -> String {
+        match self {
+            Self::NotSent(reason) | Self::Sent(reason) => reason,
+        }
+    }
+}
+
+/// What was heard of a flight so far.
+#[derive(Default)]
+pub(crate) struct Heard {
+    answers: Vec<Answer>,
+    answer: Answer,
+    bytes: usize,
+    failed: Option<(usize, Fault)>,
+}
+
+impl Heard {
+    /// Takes a message; the status of the session when it was the last.
+    pub(crate) fn take(&mut self, message: Message) -> Result<Option<u8>, String> {
+        match message {
+            Message::DataRow(body) => {
+                self.bytes += body.buffer().len();
+                if self.bytes > ANSWER_BYTES_MAX {
+                    return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
+                }
+                self.answer.rows.push(row(&body)?);
+            }
+            Message::CommandComplete(body) => {
+                self.answer.count = count_of(body.tag().map_err(|error| error.to_string())?);
+                self.answers.push(std::mem::take(&mut self.answer));
+            }
+            Message::EmptyQueryResponse => self.answers.push(std::mem::take(&mut self.answer)),
+            Message::ErrorResponse(body) => {
+                // The first says why; a second one can only be a farewell.
+                let fault = Fault::read(body.fields());
+                if self.failed.is_none() {
+                    self.failed = Some((self.answers.len(), fault));
+                }
+            }
+            Message::ReadyForQuery(body) => return Ok(Some(body.status())),
+            Message::ParseComplete
+            | Message::BindComplete
+            | Message::NoData
+            | Message::NoticeResponse(_)
+            | Message::NotificationResponse(_)
+            | Message::ParameterStatus(_) => {}
+            _ => return Err("a message that belongs to no statement".to_owned()),
+        }
+        Ok(None)
+    }
+
+    /// When the server is ready for more.
+    pub(crate) fn landing(self, statements: usize) -> Landing {
+        match self.failed {
+            Some((at, fault)) if self.answers.len() < statements => Landing::Failed(at, fault),
+            _ => Landing::Done(self.answers),
+        }
+    }
+
+    /// When the connection ended for `reason` instead; `sent` tells whether the last statement had left.
+    pub(crate) fn broken_off(self, statements: usize, sent: bool, reason: String) -> Result<Landing, Lost> {
+        if self.answers.len() == statements {
+            return Ok(Landing::Done(self.answers));
+        }
+        match self.failed {
+            // The transaction failed for certain, though its end was not heard.
+            Some((at, fault)) if !fault.fatal => Ok(Landing::Failed(at, fault)),
+            Some((_, fault)) if sent => Err(Lost::Sent(fault.message)),
+            None if sent => Err(Lost::Sent(reason)),
+            _ => Err(Lost::NotSent(reason)),
+        }
+    }
+}
+
+fn row(body: &DataRowBody) -> Result<Row, String> {
+    let mut columns = Vec::new();
+    let mut ranges = body.ranges();
+    while let Some(range) = ranges.next().map_err(|error| error.to_string())? {
+        let text = range.map(|range| body.buffer().get(range).map(<[u8]>::to_vec).unwrap_or_default());
+        let text = text.map(String::from_utf8).transpose().map_err(|error| error.to_string())?;
+        columns.push(text);
+    }
+    Ok(columns)
+}
+
+/// The number at the end of a command's tag: `INSERT 0 5`, `UPDATE 3`, `SELECT 1`.
+fn count_of(tag: &str) -> u64 {
+    tag.rsplit(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_sync_closes_all_statements_of_a_flight() {
+        let mut flight = Flight::default();
+        flight.add("SELECT $1", &[Some("x")]).unwrap();
+        flight.add("COMMIT", &[]).unwrap();
+        assert_eq!(flight.len(), 2);
+        let (bytes, end) = flight.into_bytes();
+        assert_eq!(&bytes[end..], [b'S', 0, 0, 0, 4]);
+        let sync = [b'S', 0, 0, 0, 4];
+        assert_eq!(bytes.windows(5).filter(|window| *window == sync).count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_an_error_and_no_panic() {
+        assert!(Flight::of("SELECT '\0'", &[]).is_err());
+        let many = vec![None; 70_000];
+        assert!(Flight::of("SELECT 1", &many).is_err());
+    }
+
+    #[test]
+    fn an_outcome_is_certain_when_the_commit_was_answered_or_cannot_have_been_asked_for() {
+        let fault = |fatal| Fault { code: "57P01".to_owned(), fatal, ..Fault::default() };
+        let heard = |answers: usize, failed: Option<bool>| Heard {
+            answers: vec![Answer::default(); answers],
+            failed: failed.map(|fatal| (answers, fault(fatal))),
+            ..Heard::default()
+        };
+        let outcome =
+            |answers, failed, sent| match heard(answers, failed).broken_off(3, sent, "cut".to_owned()) {
+                Ok(Landing::Done(_)) => "done",
+                Ok(Landing::Failed(..)) => "failed",
+                Err(Lost::Sent(_)) => "unknown",
+                Err(Lost::NotSent(_)) => "not sent",
+            };
+        // Three statements, the last of which commits.
+        assert_eq!(outcome(3, None, true), "done", "the connection ended after the commit");
+        assert_eq!(outcome(3, Some(true), true), "done", "the farewell came after the commit");
+        assert_eq!(outcome(2, None, true), "unknown");
+        assert_eq!(outcome(0, None, true), "unknown");
+        assert_eq!(outcome(2, Some(true), true), "unknown", "it may have been ended while it committed");
+        assert_eq!(outcome(1, Some(false), true), "failed");
+        assert_eq!(outcome(0, None, false), "not sent");
+        assert_eq!(outcome(1, Some(true), false), "not sent");
+        assert_eq!(outcome(1, Some(false), false), "failed");
+    }
+
+    #[test]
+    fn tags_tell_how_many_rows() {
+        for (tag, count) in [("INSERT 0 5", 5), ("UPDATE 3", 3), ("BEGIN", 0), ("CREATE TABLE", 0)] {
+            assert_eq!(count_of(tag), count, "{tag}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::log::LogCommand;
+use crate::config::Inputs;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   done
+  1   not done: the message says why; `status` also when no writes are accepted
+  2   the command line is wrong
+  3   `log verify`: the end of the log is torn, as a crash leaves it; nothing acknowledged was in it
+  65  the data are not in order: `log verify` found damage, or a file to import is malformed
+  69  the server could not be reached
+  75  another process has the queue directory
+  78  the configuration is wrong
+
+Settings come from flags, then variables OUTLAST_SECTION__KEY, then outlast.toml, then defaults: see `outlast config show`.";
+
+/// Keeps accepting writes while the database is away, and brings every accepted write to it exactly once, in order.
+#[derive(Debug, Parser)]
+#[command(name = "outlast", version, after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// For every command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// The configuration file [default: outlast.toml, if it is there]
+    #[arg(long, global = true, env = "OUTLAST_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The running server [default: where the configuration says that it listens]
+    #[arg(long, global = true, env = "OUTLAST_URL", value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// The bearer token for the running server; better given as the variable, which other users cannot see
+    #[arg(long, global = true, env = "OUTLAST_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub(super) token: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the server
+    Serve(Overrides),
+    /// How things stand: are writes accepted, was anything lost, when is the queue clear?
+    Status,
+    /// The configuration: what it is, or a file to start from
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// The writes that wait
+    Queue {
+        #[command(subcommand)]
+        command: QueueCommand,
+    },
+    /// The writes that the database refused
+    Dead {
+        #[command(subcommand)]
+        command: DeadCommand,
+    },
+    /// The files of a queue, without a server
+    Log {
+        #[command(subcommand)]
+        command: LogCommand,
+    },
+    /// Finish what is under way, then queue everything
+    Pause {
+        /// Go on by itself after this time, for example 10m
+        #[arg(long = "for", value_name = "DURATION")]
+        at_most: Option<String>,
+    },
+    /// Go on after a pause, or after a halt with a decision
+    Resume {
+        /// After a halt: apply again what the log still has, or only what was never applied
+        #[arg(long, value_enum)]
+        decision: Option<DecisionWord>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum DecisionWord {
+    Replay,
+    Skip,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Print every value and where it came from; secrets are hidden
+    Show(Overrides),
+    /// Write a commented outlast.toml; a file that exists is left alone
+    Init {
+        /// Where [default: what --config names, or outlast.toml]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum QueueCommand {
+    /// What waits, in order
+    List {
+        /// Only after this write
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+        /// Most writes to show
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// One write that waits, with what it does
+    Show {
+        /// Its id
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DeadCommand {
+    /// Dead letters, and how many there are of each reason
+    List {
+        /// Only with this kind of reason, for example constraint
+        #[arg(long)]
+        kind: Option<String>,
+        /// Only those that touch this collection
+        #[arg(long)]
+        collection: Option<String>,
+        /// Only after this write
+        #[arg(long, value_name = "ID")]
+        after: Option<String>,
+        /// Most letters to show
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
+    /// One dead letter with its history
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Queue a dead letter again
+    Retry {
+        /// Its id
+        id: String,
+    },
+    /// Give a dead letter up for good
+    Discard {
+        /// Its id
+        id: String,
+        /// Do not ask; needed where nobody can be asked
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Settings of the command line.
+#[derive(Debug, Args)]
+pub(super) struct Overrides {
+    /// The database: sqlite://PATH, postgres://USER:PASSWORD@HOST/DATABASE or
+    /// surrealdb://USER:PASSWORD@HOST:8000/NAMESPACE/DATABASE
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Where the log of writes lives
+    #[arg(long, value_name = "DIRECTORY")]
+    queue_directory: Option<String>,
+    /// Where to listen, for example 127.0.0.1:6885
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Any setting: --set queue.max_writes=5000000
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE", value_parser = assignment)]
+    assignments: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+        .ok_or_else(|| "write SECTION.KEY=VALUE".to_owned())
+}
+
+/// Where the configuration of this process comes from.
+pub(super) fn inputs(global: &Global, overrides: Option<&Overrides>) -> Inputs {
+    let mut flags = Vec::new();
+    if let Some(overrides) = overrides {
+        // The named flags come last: they are the more deliberate ones.
+        for (key, value) in &overrides.assignments {
+            flags.push((format!("--set {key}"), key.clone(), value.clone()));
+        }
+        for (flag, key, value) in [
+            ("--database-url", "database.url", &overrides.database_url),
+            ("--queue-directory", "queue.directory", &overrides.queue_directory),
+            ("--listen", "server.listen", &overrides.listen),
+        ] {
+            if let Some(value) = value {
+                flags.push((flag.to_owned(), key.to_owned(), value.clone()));
+            }
+        }
+    }
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .filter(|(name, _)| name.starts_with("OUTLAST_"))
+        .collect();
+    Inputs { file: global.config.clone(), environment, flags }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,43 @@
+//! `outlast pause` and `outlast resume`.
+
+use serde_json::{Value, json};
+
+use super::Exit;
+use super::arguments::DecisionWord;
+use super::client::Client;
+use super::output::{Failure, print, print_json, safe};
+use crate::config::units;
+
+/// Queues everything from now on.
+pub(super) async fn pause(client: &Client, at_most: Option<&str>) -> Result<(), Failure> {
+    if let Some(text) = at_most {
+        units::parse_duration(text).map_err(|why| Failure::new(Exit::Usage, format!("--for: {why}")))?;
+    }
+    let status = client.post("/v1/queue/pause", at_most.map(|text| json!({ "for": text }))).await?;
+    let until = status.pointer("/lane/until").and_then(Value::as_str);
+    let words = match until {
+        Some(until) => format!("paused until {}: writes are queued", safe(until, 40)),
+        None => "paused: writes are queued until `outlast resume`".to_owned(),
+    };
+    tell(client, &status, &words);
+    Ok(())
+}
+
+/// Goes on.
+pub(super) async fn resume(client: &Client, decision: Option<DecisionWord>) -> Result<(), Failure> {
+    let word = decision.map(|decision| match decision {
+        DecisionWord::Replay => "replay",
+        DecisionWord::Skip => "skip",
+    });
+    let status = client.post("/v1/queue/resume", word.map(|word| json!({ "decision": word }))).await?;
+    tell(client, &status, "resumed");
+    Ok(())
+}
+
+fn tell(client: &Client, status: &Value, words: &str) {
+    if client.json {
+        print_json(status);
+    } else {
+        print(words);
+    }
+}

@@ -1,0 +1,231 @@
+//! `outlast log`: the files of a queue, without a server.
+
+mod export;
+mod import;
+mod progress;
+mod words;
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use outlast::Sequence;
+use outlast::offline::{OfflineError, Queue, Report, Verdict, repair};
+use serde_json::json;
+
+use super::Exit;
+use super::arguments::{Global, inputs};
+use super::output::{Failure, print, print_json};
+use crate::config;
+use progress::Progress;
+
+/// In each the directory is that of `queue.directory` if none is named.
+#[derive(Debug, Subcommand)]
+pub(super) enum LogCommand {
+    /// Read every byte and tell what is wrong; changes nothing
+    Verify {
+        /// The queue directory [default: queue.directory]
+        directory: Option<PathBuf>,
+    },
+    /// Mend what can be mended; what is damaged is kept in damaged/, nothing valid is thrown away
+    Repair {
+        /// The queue directory [default: queue.directory]
+        directory: Option<PathBuf>,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// What is in the files, in numbers; quick, changes nothing
+    Stat {
+        /// The queue directory [default: queue.directory]
+        directory: Option<PathBuf>,
+    },
+    /// Write the writes in the files as lines of JSON; changes nothing
+    Export {
+        /// The queue directory [default: queue.directory]
+        directory: Option<PathBuf>,
+        #[command(flatten)]
+        choice: Choice,
+        /// Only from this sequence on
+        #[arg(long, value_name = "SEQUENCE")]
+        from: Option<Sequence>,
+        /// Only up to this sequence
+        #[arg(long, value_name = "SEQUENCE")]
+        to: Option<Sequence>,
+        /// Where to [default: standard output]; a file that exists is left alone
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Put the writes of such a file into a queue, as new writes; all or none
+    Import {
+        /// The file, or - for standard input
+        file: PathBuf,
+        /// The queue directory, which need not exist [default: queue.directory]
+        directory: Option<PathBuf>,
+        /// Take dead letters as writes that wait
+        #[arg(long)]
+        retry_dead: bool,
+        /// Take writes that were applied, too
+        #[arg(long)]
+        applied: bool,
+        /// Take a file that is not whole, or from which lines were left out
+        #[arg(long)]
+        partial: bool,
+        /// Take a file that was imported before, or that comes from this very queue: its writes are there twice then
+        #[arg(long)]
+        again: bool,
+    },
+    /// End an import that was interrupted, with what has come in
+    AbandonImport {
+        /// The queue directory [default: queue.directory]
+        directory: Option<PathBuf>,
+    },
+    /// What waits in the files, in order; changes nothing
+    List {
+        /// The queue directory [default: queue.directory]
+        directory: Option<PathBuf>,
+        #[command(flatten)]
+        choice: Choice,
+        /// Only after this sequence
+        #[arg(long, value_name = "SEQUENCE")]
+        after: Option<Sequence>,
+        /// Most lines to show
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// One write in the files, with what it does; changes nothing
+    Show {
+        /// Its id
+        id: Sequence,
+        /// The queue directory [default: queue.directory]
+        directory: Option<PathBuf>,
+    },
+}
+
+/// Which writes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct Choice {
+    /// Those that wait: pending and parked
+    #[arg(long)]
+    pending: bool,
+    /// Dead letters
+    #[arg(long)]
+    dead: bool,
+    /// Everything that is in the files
+    #[arg(long, conflicts_with_all = ["pending", "dead"])]
+    all: bool,
+    /// How far the database is, if you have looked: the sequence in its table outlast_position, as it stands there or as
+    /// 3-17 [default: as last noted in the log]
+    #[arg(long, value_name = "SEQUENCE", value_parser = watermark)]
+    watermark: Option<Sequence>,
+}
+
+/// Databases store the sequence as one integer.
+fn watermark(text: &str) -> Result<Sequence, String> {
+    let number = text.parse().ok().and_then(Sequence::from_u64);
+    number.map_or_else(
+        || text.parse().map_err(|_| "write 3-17, or the integer of outlast_position".to_owned()),
+        Ok,
+    )
+}
+
+/// Runs one of them.
+pub(super) fn run(global: &Global, command: &LogCommand) -> Result<(), Failure> {
+    match command {
+        LogCommand::Verify { directory } => verify(global, &at(global, directory.as_deref())?),
+        LogCommand::Repair { directory, dry_run } => {
+            mend(global, &at(global, directory.as_deref())?, *dry_run)
+        }
+        LogCommand::Stat { directory } => stat(global, &at(global, directory.as_deref())?),
+        LogCommand::Export { directory, choice, from, to, output } => {
+            let selection = export::selection(*choice, true, *from, *to);
+            export::run(global, &at(global, directory.as_deref())?, &selection, output.as_deref())
+        }
+        LogCommand::Import { file, directory, retry_dead, applied, partial, again } => {
+            let how = outlast::offline::How {
+                retry_dead: *retry_dead,
+                applied: *applied,
+                partial: *partial,
+                again: *again,
+            };
+            import::run(global, file, directory.as_deref(), how)
+        }
+        LogCommand::AbandonImport { directory } => import::abandon(global, directory.as_deref()),
+        LogCommand::List { directory, choice, after, limit } => {
+            let selection = export::selection(*choice, false, None, None);
+            export::list(global, &at(global, directory.as_deref())?, &selection, *after, *limit)
+        }
+        LogCommand::Show { id, directory } => export::show(global, &at(global, directory.as_deref())?, *id),
+    }
+}
+
+/// The directory that was named, or that of the configuration.
+fn at(global: &Global, directory: Option<&Path>) -> Result<PathBuf, Failure> {
+    match directory {
+        Some(directory) => Ok(directory.to_owned()),
+        None => Ok(config::load(&inputs(global, None))?.config.outlast.directory),
+    }
+}
+
+fn failure(error: &OfflineError) -> Failure {
+    if error.is_locked() {
+        return Failure::new(Exit::Locked, format!("{error}; or ask the running server: `outlast status`"));
+    }
+    Failure::failed(error.to_string())
+}
+
+fn verify(global: &Global, directory: &Path) -> Result<(), Failure> {
+    let queue = Queue::look(directory).map_err(|error| failure(&error))?;
+    let progress = Progress::new(global, "verifying", queue.bytes());
+    let report = queue.verify(&mut |bytes| progress.add(bytes)).map_err(|error| failure(&error))?;
+    progress.end();
+    tell(global, &report);
+    ended(report.verdict)
+}
+
+fn stat(global: &Global, directory: &Path) -> Result<(), Failure> {
+    let queue = Queue::look(directory).map_err(|error| failure(&error))?;
+    tell(global, &queue.stat().map_err(|error| failure(&error))?);
+    Ok(())
+}
+
+fn mend(global: &Global, directory: &Path, dry_run: bool) -> Result<(), Failure> {
+    let bytes = Queue::look(directory).map_err(|error| failure(&error))?.bytes();
+    let passes = if dry_run { 1 } else { 2 };
+    let progress = Progress::new(global, "repairing", bytes * passes);
+    let repaired =
+        repair(directory, dry_run, &mut |bytes| progress.add(bytes)).map_err(|error| failure(&error))?;
+    progress.end();
+    let last = repaired.after.as_ref().unwrap_or(&repaired.before);
+    if global.json {
+        let (before, after) = (&repaired.before, &repaired.after);
+        print_json(
+            &json!({ "dry_run": dry_run, "actions": repaired.actions, "before": before, "after": after }),
+        );
+    } else {
+        let would = if dry_run { "would " } else { "" };
+        for action in &repaired.actions {
+            print(&format!("{would}{action}"));
+        }
+        if repaired.actions.is_empty() {
+            print("nothing is to be mended");
+        }
+        print(&words::report(last));
+    }
+    ended(last.verdict)
+}
+
+fn tell(global: &Global, report: &Report) {
+    if global.json {
+        print_json(&json!(report));
+    } else {
+        print(&words::report(report));
+    }
+}
+
+fn ended(verdict: Verdict) -> Result<(), Failure> {
+    match verdict {
+        Verdict::Clean => Ok(()),
+        Verdict::Torn => Err(Failure::new(Exit::Torn, "")),
+        Verdict::Damaged => Err(Failure::new(Exit::Data, "")),
+    }
+}

@@ -1,0 +1,90 @@
+//! The command line: `serve` runs the server, `log` looks at the files of a queue without one, everything else talks HTTP
+//! to a running one.
+
+mod arguments;
+mod client;
+mod dead;
+mod files;
+mod lane;
+mod log;
+mod output;
+mod queue;
+mod serve;
+mod status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use arguments::{Arguments, Command, ConfigCommand};
+use output::Failure;
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what was asked.
+    Ok = 0,
+    /// It did not: the message says why.
+    Failed = 1,
+    /// The command line was wrong.
+    Usage = 2,
+    /// The end of a log is torn, as a crash leaves it.
+    Torn = 3,
+    /// The data are not in order: damaged files, a malformed import.
+    Data = 65,
+    /// The server could not be reached.
+    Unreachable = 69,
+    /// Another process has the queue directory.
+    Locked = 75,
+    /// The configuration is wrong.
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs the command line to its end.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nothing is left to do when even this cannot be printed.
+            let _ = error.print();
+            return if asked { Exit::Ok.into() } else { Exit::Usage.into() };
+        }
+    };
+    match dispatch(&arguments) {
+        Ok(()) => Exit::Ok.into(),
+        Err(Failure { exit, message }) => {
+            if !message.is_empty() {
+                eprintln!("outlast: {message}");
+            }
+            exit.into()
+        }
+    }
+}
+
+fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
+    let global = &arguments.global;
+    match &arguments.command {
+        Command::Serve(overrides) => serve::run(global, overrides),
+        Command::Config { command: ConfigCommand::Show(overrides) } => files::show(global, overrides),
+        Command::Config { command: ConfigCommand::Init { output } } => files::init(global, output.as_deref()),
+        Command::Status => client::with(global, status::run),
+        Command::Queue { command } => client::with(global, async |client| queue::run(&client, command).await),
+        Command::Dead { command } => client::with(global, async |client| dead::run(&client, command).await),
+        Command::Log { command } => log::run(global, command),
+        Command::Pause { at_most } => {
+            client::with(global, async |client| lane::pause(&client, at_most.as_deref()).await)
+        }
+        Command::Resume { decision } => {
+            client::with(global, async |client| lane::resume(&client, *decision).await)
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! How commands fail, and how they print.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use serde_json::Value;
+
+use super::Exit;
+use crate::config::ConfigError;
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) exit: Exit,
+    pub(super) message: String,
+}
+
+impl Failure {
+    pub(super) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let message = match error.mistakes.as_slice() {
+            [one] => format!("the configuration is wrong: {one}"),
+            _ => format!("the configuration is wrong:\n  {}", error.mistakes.join("\n  ")),
+        };
+        Self::new(Exit::Config, message)
+    }
+}
+
+/// Prints text to standard output; a reader that has gone (`| head`) is no error.
+pub(super) fn print(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
+    let _ = out.flush();
+}
+
+/// Prints JSON, indented.
+pub(super) fn print_json(value: &Value) {
+    print(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Rows as columns under a heading.
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = heading.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let heading: Vec<String> = heading.iter().map(|cell| (*cell).to_owned()).collect();
+    for row in std::iter::once(&heading).chain(rows) {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+/// A count with commas between thousands.
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// So many dead letters, in words.
+pub(super) fn dead_letters(count: u64) -> String {
+    format!("{} dead letter{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// A size as people read it: one decimal place, rounded down.
+pub(super) fn size(bytes: u64) -> String {
+    let mut unit = "B";
+    let mut scaled = bytes as f64;
+    for next in ["KiB", "MiB", "GiB", "TiB"] {
+        if scaled < 1024.0 {
+            break;
+        }
+        scaled /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{scaled:.1} {unit}") }
+}
+
+/// A time as people read it: two units at most.
+pub(super) fn span(seconds: f64) -> String {
+    let whole = seconds.max(0.0) as u64;
+    match whole {
+        0..=119 => format!("{whole} s"),
+        120..=7199 => format!("{} min {} s", whole / 60, whole % 60),
+        7200..=172_799 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+/// Text from elsewhere, without control characters, at most `width` characters.
+pub(super) fn safe(text: &str, width: usize) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if clean.chars().count() <= width {
+        return clean;
+    }
+    clean.chars().take(width.saturating_sub(1)).chain(std::iter::once('…')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_like_prose() {
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(grouped(0), "0");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(7), "7 B");
+        assert_eq!(span(12.9), "12 s");
+        assert_eq!(span(3725.0), "62 min 5 s");
+        assert_eq!(safe("a\u{1b}[31mb", 10), "a [31mb");
+        assert_eq!(safe("abcdef", 4), "abc…");
+    }
+}

@@ -1,0 +1,207 @@
+//! Reads the configuration: flag over environment over file over default, and nothing unknown goes unnoticed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::file::{self, Entry};
+use super::settings::{self, Config, SETTINGS};
+use super::suggest::nearest;
+use super::value::Secret;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody said anything.
+    Default,
+    /// This line of the file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// This environment variable.
+    Environment(String),
+    /// This flag of the command line.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+            Self::Flag(flag) => f.write_str(flag),
+        }
+    }
+}
+
+/// Where values may come from.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// The file that was named; without one `outlast.toml` in the working directory is read if it is there.
+    pub file: Option<PathBuf>,
+    /// The environment: only variables that begin with `OUTLAST_` matter.
+    pub environment: Vec<(String, String)>,
+    /// Flags: the flag as it was typed, the setting, the value.
+    pub flags: Vec<(String, String, String)>,
+}
+
+/// A configuration and where each of its values came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
+    sources: BTreeMap<&'static str, Source>,
+}
+
+impl Loaded {
+    /// Where the value of a setting came from.
+    pub fn source(&self, key: &str) -> &Source {
+        self.sources.get(key).unwrap_or(&Source::Default)
+    }
+}
+
+/// What is wrong with a configuration: every mistake, not only the first.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .mistakes.join("\n"))]
+pub struct ConfigError {
+    /// One sentence each, with where it stands.
+    pub mistakes: Vec<String>,
+}
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "outlast.toml";
+
+/// Reads everything.
+///
+/// # Errors
+/// Every mistake that was found, with where it stands.
+pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
+    let mut loaded = Loaded { config: Config::default(), file: None, sources: BTreeMap::new() };
+    let mut mistakes = Vec::new();
+    read_file(inputs.file.as_deref(), &mut loaded, &mut mistakes);
+    for (name, value) in &inputs.environment {
+        if let Some(key) = key_of_variable(name, &mut mistakes) {
+            set(&mut loaded, &key, value, Source::Environment(name.clone()), &mut mistakes);
+        }
+    }
+    for (flag, key, value) in &inputs.flags {
+        set(&mut loaded, key, value, Source::Flag(flag.clone()), &mut mistakes);
+    }
+    if mistakes.is_empty() {
+        check_together(&mut loaded, &mut mistakes);
+    }
+    if mistakes.is_empty() { Ok(loaded) } else { Err(ConfigError { mistakes }) }
+}
+
+fn read_file(named: Option<&Path>, loaded: &mut Loaded, mistakes: &mut Vec<String>) {
+    let path = named.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => {
+            mistakes.push(format!("the configuration file {} could not be read: {error}", path.display()));
+            return;
+        }
+    };
+    loaded.file = Some(path.to_owned());
+    match file::read(&text) {
+        Ok(entries) => {
+            for Entry { key, value, line } in entries {
+                let source = Source::File { path: path.to_owned(), line };
+                match value {
+                    Ok(value) => set(loaded, &key, &value, source, mistakes),
+                    Err(why) if settings::find(&key).is_some() => {
+                        mistakes.push(format!("{source}: {key}: {why}"));
+                    }
+                    Err(_) => set(loaded, &key, "", source, mistakes),
+                }
+            }
+        }
+        Err((line, message)) => mistakes.push(format!("{}:{line}: {message}", path.display())),
+    }
+}
+
+/// The setting that a variable names, or `None` when it is not for the configuration.
+fn key_of_variable(name: &str, mistakes: &mut Vec<String>) -> Option<String> {
+    let rest = name.strip_prefix("OUTLAST_")?;
+    let (section, key) = rest.split_once("__")?;
+    let dotted = format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase());
+    if settings::find(&dotted).is_some() && settings::variable(&dotted) == name {
+        return Some(dotted);
+    }
+    let known: Vec<String> = SETTINGS.iter().map(|setting| settings::variable(setting.key)).collect();
+    let hint = did_you_mean(nearest(name, known.iter().map(String::as_str)));
+    mistakes.push(format!("the environment variable {name} names no setting{hint}"));
+    None
+}
+
+fn set(loaded: &mut Loaded, key: &str, value: &str, source: Source, mistakes: &mut Vec<String>) {
+    let Some(setting) = settings::find(key) else {
+        let near =
+            nearest(key, SETTINGS.iter().map(|setting| setting.key)).or_else(|| same_name_elsewhere(key));
+        mistakes.push(format!("{source}: unknown setting {key}{}", did_you_mean(near)));
+        return;
+    };
+    match (setting.slot)(&mut loaded.config).read(value, setting.bounds) {
+        Ok(()) => {
+            loaded.sources.insert(setting.key, source);
+        }
+        Err(why) => mistakes.push(format!("{source}: {key}: {why}")),
+    }
+}
+
+/// The same last part in another section: `server.directory` was meant to be `queue.directory`.
+fn same_name_elsewhere(key: &str) -> Option<&'static str> {
+    let name = key.rsplit('.').next()?;
+    SETTINGS.iter().map(|setting| setting.key).find(|known| known.rsplit('.').next() == Some(name))
+}
+
+fn did_you_mean(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |near| format!("; did you mean {near}?"))
+}
+
+/// What only shows when all values are known.
+fn check_together(loaded: &mut Loaded, mistakes: &mut Vec<String>) {
+    let config = &mut loaded.config;
+    if config.outlast.backoff > config.outlast.backoff_max {
+        mistakes.push("delivery.backoff is longer than delivery.backoff_max".to_owned());
+    }
+    if let Err(why) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
+        mistakes.push(format!("log.level: \"{}\" is not understood: {why}", config.log.level));
+    }
+    let mut names: Vec<&str> = config.server.tokens.iter().map(|token| token.name.as_str()).collect();
+    names.sort_unstable();
+    if names.windows(2).any(|pair| pair[0] == pair[1]) {
+        mistakes.push("server.tokens: two tokens have the same name".to_owned());
+    }
+    if let Some(path) = &config.database.password_file {
+        if config.database.password.is_some() {
+            mistakes.push("database.password and database.password_file are both set: keep one".to_owned());
+        }
+        match std::fs::read_to_string(path) {
+            Ok(text) => config.database.password = Some(Secret::new(text.trim_end())),
+            Err(error) => mistakes.push(format!("database.password_file {}: {error}", path.display())),
+        }
+    }
+}
+
+/// Why an address may not be listened on with this configuration, if so.
+pub fn refuse_open_door(config: &Config) -> Option<String> {
+    if config.server.listen.ip().is_loopback()
+        || !config.server.tokens.is_empty()
+        || config.server.insecure_listen
+    {
+        return None;
+    }
+    Some(format!(
+        "server.listen is {}, which others can reach, and no tokens are configured: add [[server.tokens]], listen on \
+         127.0.0.1, or set server.insecure_listen = true if everybody who reaches it may do everything",
+        config.server.listen
+    ))
+}

@@ -1,0 +1,236 @@
+//! [`App`]: what every request needs, and [`Call`]: one request on its way to its handler.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::response::Response;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use outlast::{Collection, Outlast, RecordId, WriteId};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::auth::Auth;
+use super::metrics::HttpMetrics;
+use super::problem::{INTERNAL, INVALID_REQUEST, MALFORMED_JSON, Problem, UNSUPPORTED_MEDIA_TYPE};
+use crate::config::{ServerConfig, units};
+
+/// What every request needs.
+pub struct App {
+    /// The library.
+    pub outlast: Outlast,
+    /// The section `server` of the configuration.
+    pub server: ServerConfig,
+    /// The tokens.
+    pub auth: Auth,
+    /// Counts and times requests.
+    pub metrics: HttpMetrics,
+    stopping: watch::Sender<bool>,
+}
+
+impl App {
+    /// Registers the HTTP series with the library's metrics. Call it once per `outlast`.
+    pub fn new(outlast: Outlast, server: ServerConfig) -> Arc<Self> {
+        let metrics = outlast.registry(HttpMetrics::register);
+        let auth = Auth::new(&server);
+        Arc::new(Self { outlast, server, auth, metrics, stopping: watch::Sender::new(false) })
+    }
+
+    /// From now on the server is not ready, and streams end.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Whether [`App::stop`] was called.
+    pub fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Resolves when [`App::stop`] is called.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // An error means that the app is gone, which is a stop as well.
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        }
+    }
+}
+
+/// One request: authorised, its body read.
+pub struct Call {
+    /// What every request needs.
+    pub app: Arc<App>,
+    /// Method, path and headers.
+    pub parts: Parts,
+    /// The parameters of the path, decoded.
+    pub params: Vec<(String, String)>,
+    /// The whole body; empty where the route takes none.
+    pub body: Bytes,
+}
+
+/// What a handler answers.
+pub(super) type Answer = Result<Response, Problem>;
+
+impl Call {
+    /// The request's headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// A parameter of the path, parsed.
+    ///
+    /// # Errors
+    /// 400 with what its grammar is.
+    pub fn param<T>(&self, name: &str) -> Result<T, Problem>
+    where
+        T: FromStr,
+        T::Err: std::fmt::Display,
+    {
+        let text = self.params.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+        text.parse().map_err(|error: T::Err| Problem::new(INVALID_REQUEST, error.to_string()))
+    }
+
+    /// The collection and the id that the path names.
+    ///
+    /// # Errors
+    /// 400 with the grammar of names.
+    pub fn record(&self) -> Result<(Collection, RecordId), Problem> {
+        Ok((self.param("collection")?, self.param("id")?))
+    }
+
+    /// The write that the path names.
+    ///
+    /// # Errors
+    /// 400 with the form of a write id.
+    pub fn write_id(&self) -> Result<WriteId, Problem> {
+        self.param("id")
+    }
+
+    /// The parameters of the query, decoded, in order.
+    pub fn query(&self) -> Vec<(String, String)> {
+        let query = self.parts.uri.query().unwrap_or_default();
+        url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+    }
+
+    /// The parameters of the query, of which only `known` may appear, each once.
+    ///
+    /// # Errors
+    /// 400 naming the unknown or repeated one.
+    pub fn known_query<const N: usize>(&self, known: [&str; N]) -> Result<[Option<String>; N], Problem> {
+        let mut found = [const { None }; N];
+        for (name, value) in self.query() {
+            let place = known.iter().position(|key| *key == name).ok_or_else(|| {
+                let list = if N == 0 {
+                    "there are none here".to_owned()
+                } else {
+                    format!("use {}", known.join(", "))
+                };
+                Problem::new(
+                    INVALID_REQUEST,
+                    format!("unknown query parameter \"{}\": {list}", name.escape_debug()),
+                )
+            })?;
+            if found[place].replace(value).is_some() {
+                return Err(Problem::new(
+                    INVALID_REQUEST,
+                    format!("query parameter \"{name}\" appears more than once"),
+                ));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// 415 when it is not declared as JSON, 400 with line and column when it is not JSON or not of the right shape.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        self.expect_json()?;
+        serde_json::from_slice(&self.body).map_err(|error| json_problem(&error))
+    }
+
+    /// The body as JSON, or the default when there is none.
+    ///
+    /// # Errors
+    /// As [`Call::json`].
+    pub fn json_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Problem> {
+        if self.body.is_empty() { Ok(T::default()) } else { self.json() }
+    }
+
+    fn expect_json(&self) -> Result<(), Problem> {
+        let declared =
+            self.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let essence = declared.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let json = essence.eq_ignore_ascii_case(b"application/json")
+            || (essence.len() > 17
+                && essence[..12].eq_ignore_ascii_case(b"application/")
+                && essence[essence.len() - 5..].eq_ignore_ascii_case(b"+json"));
+        if json {
+            return Ok(());
+        }
+        let given = if declared.is_empty() {
+            "no Content-Type was given".to_owned()
+        } else {
+            format!("Content-Type is {}", String::from_utf8_lossy(declared).escape_debug())
+        };
+        Err(Problem::new(UNSUPPORTED_MEDIA_TYPE, format!("{given}; send application/json")))
+    }
+}
+
+fn json_problem(error: &serde_json::Error) -> Problem {
+    let kind = if error.is_data() { INVALID_REQUEST } else { MALFORMED_JSON };
+    let (line, column) = (error.line(), error.column());
+    Problem::new(kind, format!("the body: {error}")).with("line", line).with("column", column)
+}
+
+/// Reads a duration such as `10s`, at most `most`.
+///
+/// # Errors
+/// 400 with what is accepted.
+pub(super) fn duration(name: &str, text: &str, most: Duration) -> Result<Duration, Problem> {
+    let given = units::parse_duration(text)
+        .map_err(|why| Problem::new(INVALID_REQUEST, format!("\"{name}\": {why}")))?;
+    Ok(given.min(most))
+}
+
+/// Reads a limit of 1 to `most`.
+///
+/// # Errors
+/// 400 with the bounds.
+pub(super) fn limit(text: Option<&str>, default: usize, most: usize) -> Result<usize, Problem> {
+    match text.map(str::parse::<usize>) {
+        None => Ok(default),
+        Some(Ok(limit)) if (1..=most).contains(&limit) => Ok(limit),
+        Some(_) => Err(Problem::new(INVALID_REQUEST, format!("\"limit\" must be a number from 1 to {most}"))),
+    }
+}
+
+/// An answer in JSON.
+pub(super) fn json(status: StatusCode, text: impl Into<Body>) -> Response {
+    content(status, "application/json", text)
+}
+
+/// A value as an answer in JSON.
+///
+/// # Errors
+/// 500 when it cannot be written, which does not happen to the types that are answered.
+pub(super) fn json_of(status: StatusCode, value: &impl serde::Serialize) -> Answer {
+    let text = serde_json::to_string(value).map_err(|error| Problem::new(INTERNAL, error.to_string()))?;
+    Ok(json(status, text))
+}
+
+/// An answer with a content type.
+pub(super) fn content(status: StatusCode, media_type: &'static str, body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// The same answer, never kept by a cache: for everything that tells the state of things.
+pub(super) fn not_stored(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,223 @@
+//! Who may do what: the policy of a route against the bearer token of a request.
+
+use http::{HeaderMap, HeaderValue, Method, header};
+use sha2::{Digest, Sha256};
+
+use super::problem::{CROSS_ORIGIN, FORBIDDEN, FOREIGN_HOST, Problem, UNAUTHENTICATED};
+use crate::config::{Role, ServerConfig, Token};
+
+/// What a route demands. Every route has one: a route without does not compile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Nothing: probes and documents.
+    Public,
+    /// A token with at least this role, when any tokens are configured.
+    AtLeast(Role),
+}
+
+/// The tokens that the server takes.
+#[derive(Debug, Clone)]
+pub struct Auth {
+    tokens: Vec<Token>,
+    /// Only requests that name this machine are served: being on it is all that protects the server.
+    local_only: bool,
+}
+
+impl Auth {
+    /// As configured. Without any tokens everybody who reaches the server may do everything.
+    pub fn new(server: &ServerConfig) -> Self {
+        let tokens = server.tokens.clone();
+        let local_only = tokens.is_empty() && !server.insecure_listen;
+        Self { tokens, local_only }
+    }
+
+    /// Lets the request pass, or says why not.
+    ///
+    /// # Errors
+    /// 401 without a valid token, 403 when its role may not do this or a web page of another origin asks, 421 when a
+    /// server without tokens is asked under a name that is not this machine's.
+    pub fn check(&self, policy: Policy, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+        if !matches!(*method, Method::GET | Method::HEAD) {
+            refuse_foreign_page(headers)?;
+        }
+        match policy {
+            Policy::Public => Ok(()),
+            Policy::AtLeast(_) if self.local_only => refuse_foreign_name(headers),
+            Policy::AtLeast(_) if self.tokens.is_empty() => Ok(()),
+            Policy::AtLeast(least) => {
+                let role = self.role(headers)?;
+                if role >= least {
+                    return Ok(());
+                }
+                let detail =
+                    format!("this needs the role {}, the token has {}", least.as_str(), role.as_str());
+                Err(Problem::new(FORBIDDEN, detail))
+            }
+        }
+    }
+
+    /// Whether the request may see details that not everybody who can reach a probe should.
+    pub fn may_see_details(&self, headers: &HeaderMap) -> bool {
+        self.tokens.is_empty() || self.role(headers).is_ok()
+    }
+
+    fn role(&self, headers: &HeaderMap) -> Result<Role, Problem> {
+        let mut values = headers.get_all(header::AUTHORIZATION).into_iter();
+        let Some(value) = values.next() else {
+            return Err(unauthenticated("this needs a bearer token: Authorization: Bearer TOKEN"));
+        };
+        if values.next().is_some() {
+            return Err(unauthenticated("the header Authorization appears more than once"));
+        }
+        let token = value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| unauthenticated("the header Authorization does not have the form Bearer TOKEN"))?;
+        let hash: [u8; 32] = Sha256::digest(token).into();
+        // Every token is compared to its end, so that the time tells nothing.
+        let found = self
+            .tokens
+            .iter()
+            .fold(None, |found, known| if same(&known.sha256, &hash) { Some(known.role) } else { found });
+        found.ok_or_else(|| unauthenticated("the token is not one that this server takes"))
+    }
+}
+
+/// A browser names the page that asks: one of another origin must not pause the queue of somebody who reads it.
+fn refuse_foreign_page(headers: &HeaderMap) -> Result<(), Problem> {
+    let foreign = |detail: &str| Err(Problem::new(CROSS_ORIGIN, detail));
+    if headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site") {
+        return foreign("the request comes from a web page of another site");
+    }
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let authority =
+        origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    if authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host)) {
+        return Ok(());
+    }
+    foreign("the header Origin names another origin than the header Host")
+}
+
+/// A web page may have its own name point at this machine, and then reads and writes as if it were of the same origin.
+/// Its name stands in `Host`; programs on this machine say localhost or an address.
+fn refuse_foreign_name(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(host) = headers.get(header::HOST) else { return Ok(()) };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    if address.is_ok() || name.eq_ignore_ascii_case("localhost") {
+        return Ok(());
+    }
+    let detail = format!(
+        "the header Host is \"{}\", which is neither localhost nor an IP address",
+        name.escape_debug()
+    );
+    Err(Problem::new(FOREIGN_HOST, detail))
+}
+
+fn unauthenticated(detail: &str) -> Problem {
+    let challenge = HeaderValue::from_static("Bearer realm=\"outlast\"");
+    Problem::new(UNAUTHENTICATED, detail).header(header::WWW_AUTHENTICATE, challenge)
+}
+
+/// Compares without stopping at the first difference.
+fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    std::hint::black_box(a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b))) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(name: &str, role: Role, text: &str) -> Token {
+        Token { name: name.into(), role, sha256: Sha256::digest(text).into() }
+    }
+
+    fn auth(tokens: Vec<Token>) -> Auth {
+        Auth::new(&ServerConfig { tokens, ..crate::config::Config::default().server })
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    fn status(auth: &Auth, least: Role, pairs: &[(&'static str, &str)]) -> u16 {
+        match auth.check(Policy::AtLeast(least), &Method::GET, &headers(pairs)) {
+            Ok(()) => 200,
+            Err(problem) => problem.kind().status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn a_role_may_what_the_lesser_ones_may_and_no_more() {
+        let auth = self::auth(vec![token("r", Role::Reader, "rrr"), token("w", Role::Writer, "www")]);
+        assert_eq!(status(&auth, Role::Reader, &[("authorization", "Bearer rrr")]), 200);
+        assert_eq!(status(&auth, Role::Reader, &[("authorization", "bearer www")]), 200);
+        assert_eq!(status(&auth, Role::Writer, &[("authorization", "Bearer rrr")]), 403);
+        assert_eq!(status(&auth, Role::Operator, &[("authorization", "Bearer www")]), 403);
+    }
+
+    #[test]
+    fn anything_but_one_known_bearer_token_is_401() {
+        let auth = self::auth(vec![token("r", Role::Reader, "rrr")]);
+        for pairs in [
+            &[] as &[(&'static str, &str)],
+            &[("authorization", "Bearer rrrr")],
+            &[("authorization", "Bearer RRR")],
+            &[("authorization", "rrr")],
+            &[("authorization", "Basic rrr")],
+            &[("authorization", "Bearer ")],
+            &[("authorization", "Bearer rrr"), ("authorization", "Bearer rrr")],
+        ] {
+            assert_eq!(status(&auth, Role::Reader, pairs), 401, "{pairs:?}");
+        }
+        assert_eq!(status(&self::auth(vec![]), Role::Operator, &[]), 200);
+    }
+
+    #[test]
+    fn without_tokens_only_names_of_this_machine_are_served() {
+        let check = |server: ServerConfig, host: &str| {
+            let policy = Policy::AtLeast(Role::Reader);
+            Auth::new(&server).check(policy, &Method::GET, &headers(&[("host", host)])).is_ok()
+        };
+        let plain = || crate::config::Config::default().server;
+        for host in ["localhost", "LOCALHOST:6885", "127.0.0.1:6885", "[::1]:6885", "[::1]", "10.0.0.7"] {
+            assert!(check(plain(), host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:6885",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:80",
+            "",
+            ":80",
+        ] {
+            assert!(!check(plain(), host), "{host}");
+            assert!(check(ServerConfig { insecure_listen: true, ..plain() }, host), "{host}");
+        }
+    }
+
+    #[test]
+    fn pages_of_another_origin_change_nothing() {
+        let auth = self::auth(vec![]);
+        let check = |pairs: &[(&'static str, &str)]| {
+            auth.check(Policy::AtLeast(Role::Operator), &Method::POST, &headers(pairs)).is_ok()
+        };
+        assert!(check(&[("host", "127.0.0.1:6885")]));
+        assert!(check(&[("host", "127.0.0.1:6885"), ("origin", "http://127.0.0.1:6885")]));
+        assert!(!check(&[("host", "127.0.0.1:6885"), ("origin", "http://evil.example")]));
+        assert!(!check(&[("host", "127.0.0.1:6885"), ("origin", "null")]));
+        assert!(!check(&[("host", "127.0.0.1:6885"), ("sec-fetch-site", "cross-site")]));
+    }
+}

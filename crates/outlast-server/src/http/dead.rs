@@ -1,0 +1,96 @@
+//! Dead letters and outages: what went wrong, and what is done about it.
+
+use http::StatusCode;
+use outlast::RefusalKind;
+use outlast::status::{DeadFilter, Durability, Fate};
+use serde_json::json;
+
+use super::app::{Answer, Call, json_of, limit, not_stored};
+use super::problem::{INVALID_REQUEST, NOT_FOUND, Problem};
+use super::queue::write_id;
+
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 1000;
+
+/// `GET /v1/dead-letters`: a page, and the groups by reason of all that match.
+///
+/// # Errors
+/// 400 for a wrong filter.
+pub(super) async fn list(call: Call) -> Answer {
+    let [kind, collection, after, page] = call.known_query(["kind", "collection", "after", "limit"])?;
+    let filter = DeadFilter {
+        kind: kind.as_deref().map(refusal_kind).transpose()?,
+        collection: collection.map(|name| name.parse()).transpose()?,
+        after: write_id(after)?,
+        limit: limit(page.as_deref(), LIMIT_DEFAULT, LIMIT_MAX)?,
+    };
+    let letters = call.app.outlast.dead_letters(&filter).await?;
+    Ok(not_stored(json_of(StatusCode::OK, &letters)?))
+}
+
+fn refusal_kind(text: &str) -> Result<RefusalKind, Problem> {
+    RefusalKind::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
+        let known: Vec<&str> = RefusalKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        Problem::new(INVALID_REQUEST, format!("\"kind\" must be one of: {}", known.join(", ")))
+    })
+}
+
+/// `GET /v1/dead-letters/{id}`: one, with its history and what it does.
+///
+/// # Errors
+/// 404 when there is none.
+pub(super) async fn show(call: Call) -> Answer {
+    call.known_query([])?;
+    let letter = call.app.outlast.dead_letter(call.write_id()?).await?;
+    Ok(not_stored(json_of(StatusCode::OK, &letter)?))
+}
+
+/// `POST /v1/dead-letters/{id}/retry`: queues it again, with fresh attempts.
+///
+/// # Errors
+/// 404 when there is none.
+pub(super) async fn retry(call: Call) -> Answer {
+    call.known_query([])?;
+    let id = call.write_id()?;
+    call.app.outlast.retry_dead_letter(id).await?;
+    // It is done: a receipt that cannot be read is no error any more.
+    match call.app.outlast.receipt(id).await {
+        Ok(receipt) => Ok(not_stored(json_of(StatusCode::OK, &receipt)?)),
+        Err(_) => Ok(not_stored(json_of(StatusCode::OK, &json!({ "id": id, "status": Fate::Pending }))?)),
+    }
+}
+
+/// `POST /v1/dead-letters/{id}/discard`: gives it up for good.
+///
+/// # Errors
+/// 404 when there is none.
+pub(super) async fn discard(call: Call) -> Answer {
+    call.known_query([])?;
+    let id = call.write_id()?;
+    call.app.outlast.discard_dead_letter(id).await?;
+    let receipt = json!({ "id": id, "status": Fate::Discarded, "durability": Durability::Log });
+    Ok(not_stored(json_of(StatusCode::OK, &receipt)?))
+}
+
+/// `GET /v1/outages`: the reports, newest first.
+///
+/// # Errors
+/// 400 for unknown query parameters.
+pub(super) async fn outages(call: Call) -> Answer {
+    call.known_query([])?;
+    Ok(not_stored(json_of(StatusCode::OK, &json!({ "outages": call.app.outlast.outages() }))?))
+}
+
+/// `GET /v1/outages/{id}`: one report.
+///
+/// # Errors
+/// 404 when there is none.
+pub(super) async fn outage(call: Call) -> Answer {
+    call.known_query([])?;
+    let id: u64 =
+        call.param("id").map_err(|_| Problem::new(INVALID_REQUEST, "an outage's id is a number"))?;
+    match call.app.outlast.outages().into_iter().find(|outage| outage.id == id) {
+        Some(outage) => Ok(not_stored(json_of(StatusCode::OK, &outage)?)),
+        None => Err(Problem::new(NOT_FOUND, format!("outage {id} was not found"))),
+    }
+}

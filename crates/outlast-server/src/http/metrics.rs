@@ -1,0 +1,105 @@
+//! Counts and times requests. One update per request; labels are routes, never paths.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use super::routes::ROUTES;
+
+/// The route of requests that match none.
+pub(super) const UNMATCHED: &str = "unmatched";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    route: &'static str,
+    status: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    method: &'static str,
+    route: &'static str,
+}
+
+/// `outlast_http_requests_total` and `outlast_http_request_duration_seconds`.
+pub struct HttpMetrics {
+    requests: Family<RequestLabels, Counter>,
+    durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
+    under_way: Gauge,
+}
+
+impl HttpMetrics {
+    /// Makes every series that a documented answer can touch, and registers them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let histogram: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_2, 2.5, 13));
+        let metrics = Self {
+            requests: Family::default(),
+            durations: Family::new_with_constructor(histogram),
+            under_way: Gauge::default(),
+        };
+        for route in ROUTES {
+            let (method, route_path) = (method_label(&route.method), route.path);
+            drop(metrics.durations.get_or_create(&RouteLabels { method, route: route_path }));
+            for status in route.statuses {
+                let labels = RequestLabels { method, route: route_path, status: u32::from(*status) };
+                drop(metrics.requests.get_or_create(&labels));
+            }
+        }
+        registry.register("http_requests", "Requests, by method, route and status", metrics.requests.clone());
+        registry.register(
+            "http_requests_under_way",
+            "Requests that are not answered yet; those that wait for their write included",
+            metrics.under_way.clone(),
+        );
+        registry.register_with_unit(
+            "http_request_duration",
+            "Time from the head of a request to its answer, by method and route",
+            Unit::Seconds,
+            metrics.durations.clone(),
+        );
+        metrics
+    }
+
+    /// A request begins; it ends when the guard is dropped, also when its client has gone.
+    pub(super) fn begin(&self) -> UnderWay {
+        self.under_way.inc();
+        UnderWay(self.under_way.clone())
+    }
+
+    /// One request was answered.
+    pub fn observe(&self, method: &Method, route: &'static str, status: StatusCode, took: Duration) {
+        let method = method_label(method);
+        let labels = RequestLabels { method, route, status: u32::from(status.as_u16()) };
+        self.requests.get_or_create(&labels).inc();
+        self.durations.get_or_create(&RouteLabels { method, route }).observe(took.as_secs_f64());
+    }
+}
+
+/// A request that is not answered yet.
+pub(super) struct UnderWay(Gauge);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Methods that a client makes up do not become labels.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}

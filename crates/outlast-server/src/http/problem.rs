@@ -1,0 +1,303 @@
+//! Status codes and problem types (RFC 9457): the one place where an error becomes an HTTP status.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use outlast::{Error, RefusalKind};
+use serde_json::{Map, Value, json};
+
+/// The media type of a problem.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+
+/// A kind of problem: its name is the last part of its type, `/problems/NAME`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// Words with hyphens between them.
+    pub name: &'static str,
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// A short sentence that is the same for every problem of this kind.
+    pub title: &'static str,
+    /// What a client or operator does about it.
+    pub advice: &'static str,
+}
+
+macro_rules! kinds {
+    ($($constant:ident, $name:literal, $status:ident, $title:literal, $advice:literal;)+) => {
+        $(
+            #[doc = $title]
+            pub const $constant: Kind = Kind { name: $name, status: StatusCode::$status, title: $title, advice: $advice };
+        )+
+        /// Every kind.
+        pub const KINDS: &[Kind] = &[$($constant),+];
+    };
+}
+
+kinds! {
+    MALFORMED_JSON, "malformed-json", BAD_REQUEST, "The body is not valid JSON.",
+        "Correct the body at the line and column that the detail names.";
+    INVALID_REQUEST, "invalid-request", BAD_REQUEST, "The request is not valid.",
+        "Correct what the detail names. The same request never succeeds.";
+    UNAUTHENTICATED, "unauthenticated", UNAUTHORIZED, "A valid bearer token is needed.",
+        "Send Authorization: Bearer TOKEN with a token that the server's configuration lists.";
+    FORBIDDEN, "forbidden", FORBIDDEN, "The token's role may not do this.",
+        "Use a token with the role that the detail names.";
+    CROSS_ORIGIN, "cross-origin", FORBIDDEN, "A web page of another origin may not do this.",
+        "Requests that change something are taken only from programs and from pages of the same origin.";
+    FOREIGN_HOST, "foreign-host", MISDIRECTED_REQUEST, "The request was meant for another host.",
+        "Without tokens this server answers only under the name localhost or an IP address: then a web page cannot reach it under a name of its own. Configure tokens, or set server.insecure_listen, to lift this.";
+    UNKNOWN_ROUTE, "unknown-route", NOT_FOUND, "There is nothing at this path.",
+        "See /docs for the paths that there are.";
+    NOT_FOUND, "not-found", NOT_FOUND, "What was asked for does not exist.",
+        "Check the name in the path.";
+    METHOD_NOT_ALLOWED, "method-not-allowed", METHOD_NOT_ALLOWED, "This path does not have this method.",
+        "Use one of the methods that the header Allow lists.";
+    REQUEST_TIMEOUT, "request-timeout", REQUEST_TIMEOUT, "The body did not arrive in time.",
+        "Send the body faster, or raise server.body_timeout.";
+    BODY_INTERRUPTED, "body-interrupted", BAD_REQUEST, "The body ended before it was complete.",
+        "Send the request again. Nothing was accepted.";
+    RECORD_EXISTS, "record-exists", CONFLICT, "The record exists already.",
+        "Choose another id, or use PUT to replace the record.";
+    KEY_IN_FLIGHT, "idempotency-key-in-flight", CONFLICT, "A write with this idempotency key is still under way.",
+        "Wait a little, then send the same request again to get its outcome.";
+    CONFLICT, "conflict", CONFLICT, "This is not possible in the present state.",
+        "The detail says why, and what would be possible.";
+    TOO_LARGE, "too-large", PAYLOAD_TOO_LARGE, "The request is too large.",
+        "Send less at once, or raise the limit that the detail names. Nothing was accepted.";
+    REFUSED_TOO_LARGE, "refused-too-large", PAYLOAD_TOO_LARGE, "The write is larger than the database takes.",
+        "Send less in one write. It took no effect.";
+    UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON.",
+        "Send Content-Type: application/json.";
+    KEY_REUSED, "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The idempotency key belongs to another write.",
+        "Use a new key for a new write. This one took no effect.";
+    REFUSED_NOT_FOUND, "record-not-found", NOT_FOUND, "The record that the write needs does not exist.",
+        "Create it first, or use PUT. The write took no effect.";
+    REFUSED_CONSTRAINT, "refused-constraint", UNPROCESSABLE_ENTITY, "The write breaks a constraint of the database.",
+        "Correct the data. The write took no effect.";
+    REFUSED_SCHEMA, "refused-schema", UNPROCESSABLE_ENTITY, "The write does not fit the database's schema.",
+        "Correct the data, or the schema. The write took no effect.";
+    REFUSED_PERMISSION, "refused-permission", UNPROCESSABLE_ENTITY, "The database account may not do this.",
+        "Give the account that Outlast uses the right. The write took no effect.";
+    REFUSED_STATEMENT, "refused-statement", UNPROCESSABLE_ENTITY, "The statement is wrong, or it failed.",
+        "Correct the statement. The write took no effect.";
+    REFUSED, "refused", UNPROCESSABLE_ENTITY, "The database refused the write.",
+        "The detail has the database's words. The write took no effect.";
+    INTERNAL, "internal-error", INTERNAL_SERVER_ERROR, "Something went wrong inside Outlast.",
+        "Look at the server's log lines. Whether the write was accepted is not known.";
+    DATABASE_UNAVAILABLE, "database-unavailable", SERVICE_UNAVAILABLE, "The database cannot be reached.",
+        "Try again after Retry-After. Writes are taken during an outage unless configured otherwise.";
+    QUEUE_FULL, "queue-full", SERVICE_UNAVAILABLE, "The queue is full.",
+        "Try again after Retry-After, or raise queue.max_writes or queue.max_bytes. Nothing was accepted.";
+    LOG_FAILED, "log-failed", SERVICE_UNAVAILABLE, "The log cannot take writes.",
+        "Its disk is full or has failed. What was acknowledged is safe. When the member outcome_unknown is true, this write may take effect after all.";
+    SHUTTING_DOWN, "shutting-down", SERVICE_UNAVAILABLE, "The server is shutting down.",
+        "Try again after Retry-After, or at another instance. Nothing was accepted.";
+    TOO_MANY_CONNECTIONS, "too-many-connections", SERVICE_UNAVAILABLE, "The server has as many connections as it may.",
+        "Try again after Retry-After, close idle connections, or raise server.max_connections.";
+    NOT_READY, "not-ready", SERVICE_UNAVAILABLE, "Writes cannot be durably accepted now.",
+        "The detail says why. Try again after Retry-After.";
+}
+
+/// The kind with that name.
+pub fn find(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
+}
+
+/// An answer that is an error. Boxed, so that the way of a good answer stays narrow.
+#[derive(Debug)]
+pub struct Problem(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    detail: String,
+    members: Map<String, Value>,
+    retry_after: Option<Duration>,
+    headers: Vec<(header::HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// Of that kind, with what is the matter this time.
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        let members = Map::new();
+        Self(Box::new(Inner { kind, detail: detail.into(), members, retry_after: None, headers: Vec::new() }))
+    }
+
+    /// With a further member.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.0.members.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// With `Retry-After`: whole seconds, at least 1 and at most 60.
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.0.retry_after = Some(after);
+        self
+    }
+
+    /// With a response header.
+    pub fn header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    /// What kind it is.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// The body as JSON.
+    pub fn body(&self) -> Value {
+        let mut body = Map::new();
+        body.insert("type".into(), json!(format!("/problems/{}", self.0.kind.name)));
+        body.insert("title".into(), json!(self.0.kind.title));
+        body.insert("status".into(), json!(self.0.kind.status.as_u16()));
+        body.insert("detail".into(), json!(self.0.detail));
+        body.insert("code".into(), json!(self.0.kind.name.replace('-', "_")));
+        if let Some(seconds) = self.retry_after_seconds() {
+            body.insert("retry_after_seconds".into(), json!(seconds));
+        }
+        body.extend(self.0.members.clone());
+        Value::Object(body)
+    }
+
+    /// Every 503 says when to come back, even where nobody could estimate it.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        let unknown = (self.0.kind.status == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(5));
+        self.0.retry_after.or(unknown).map(|after| after.as_secs_f64().ceil().clamp(1.0, 60.0) as u64)
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let text = error.to_string();
+        match error {
+            Error::ServiceUnavailable { retry_after, .. } => {
+                Self::new(DATABASE_UNAVAILABLE, text).retry_after(retry_after)
+            }
+            Error::QueueFull { retry_after, writes, writes_max, bytes, bytes_max } => {
+                Self::new(QUEUE_FULL, text)
+                    .retry_after(retry_after)
+                    .with("writes", writes)
+                    .with("writes_max", writes_max)
+                    .with("bytes", bytes)
+                    .with("bytes_max", bytes_max)
+            }
+            Error::Rejected { id, reason } => Self::new(refusal(reason.kind), text)
+                .with("write", id.to_string())
+                .with("reason", reason.kind.as_str()),
+            Error::NotFound { .. } => Self::new(NOT_FOUND, text),
+            Error::Invalid(_) => Self::new(INVALID_REQUEST, text),
+            Error::TooLarge { bytes, bytes_max, setting, .. } => Self::new(TOO_LARGE, text)
+                .with("bytes", bytes)
+                .with("bytes_max", bytes_max)
+                .with("setting", setting),
+            Error::KeyInFlight { id } => Self::new(KEY_IN_FLIGHT, text)
+                .with("write", id.to_string())
+                .retry_after(Duration::from_secs(1)),
+            Error::KeyReused => Self::new(KEY_REUSED, text),
+            Error::Conflict(_) => Self::new(CONFLICT, text),
+            Error::LogFailed { outcome_unknown, .. } => Self::new(LOG_FAILED, text)
+                .retry_after(Duration::from_secs(30))
+                .with("outcome_unknown", outcome_unknown),
+            Error::ShuttingDown => Self::shutting_down(),
+            _ => Self::new(INTERNAL, text),
+        }
+    }
+}
+
+impl From<outlast::Invalid> for Problem {
+    fn from(invalid: outlast::Invalid) -> Self {
+        Self::new(INVALID_REQUEST, invalid.to_string())
+    }
+}
+
+impl Problem {
+    /// The server is going: the connection closes, and clients spread out before they come back.
+    pub fn shutting_down() -> Self {
+        Self::new(SHUTTING_DOWN, Error::ShuttingDown.to_string())
+            .retry_after(Duration::from_secs(fastrand::u64(2..=6)))
+            .header(header::CONNECTION, HeaderValue::from_static("close"))
+    }
+}
+
+/// The status of a refusal whose caller still waits.
+fn refusal(kind: RefusalKind) -> Kind {
+    match kind {
+        RefusalKind::Exists => RECORD_EXISTS,
+        RefusalKind::NotFound => REFUSED_NOT_FOUND,
+        RefusalKind::Constraint => REFUSED_CONSTRAINT,
+        RefusalKind::Schema => REFUSED_SCHEMA,
+        RefusalKind::Permission => REFUSED_PERMISSION,
+        RefusalKind::TooLarge => REFUSED_TOO_LARGE,
+        RefusalKind::KeyReused => KEY_REUSED,
+        RefusalKind::Statement => REFUSED_STATEMENT,
+        // A write expires only after it was queued, so that no caller waits for this one.
+        RefusalKind::Expired | RefusalKind::Other => REFUSED,
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body().to_string()));
+        *response.status_mut() = self.0.kind.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after_seconds() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        headers.extend(self.0.headers);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_one_name_and_an_error_status() {
+        for (index, kind) in KINDS.iter().enumerate() {
+            assert!(kind.status.is_client_error() || kind.status.is_server_error(), "{}", kind.name);
+            assert!(KINDS.iter().skip(index + 1).all(|other| other.name != kind.name), "{} twice", kind.name);
+        }
+    }
+
+    #[test]
+    fn every_503_says_when_to_come_back_in_1_to_60_seconds() {
+        let unavailable = |retry_after| Error::ServiceUnavailable { retry_after, reason: "gone".into() };
+        for (error, expected) in [
+            (unavailable(Duration::ZERO), Some(1)),
+            (unavailable(Duration::from_millis(1500)), Some(2)),
+            (unavailable(Duration::from_hours(1)), Some(60)),
+            (Error::LogFailed { reason: "disk".into(), outcome_unknown: false }, Some(30)),
+            (Error::ShuttingDown, None),
+        ] {
+            let response = Problem::from(error).into_response();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            let seconds: u64 = response.headers()[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+            assert!((1..=60).contains(&seconds));
+            assert!(expected.is_none_or(|expected| expected == seconds));
+        }
+    }
+
+    #[test]
+    fn refusals_have_the_status_of_the_table() {
+        for (kind, status) in [
+            (RefusalKind::Exists, 409),
+            (RefusalKind::NotFound, 404),
+            (RefusalKind::Constraint, 422),
+            (RefusalKind::Schema, 422),
+            (RefusalKind::Permission, 422),
+            (RefusalKind::TooLarge, 413),
+            (RefusalKind::KeyReused, 422),
+            (RefusalKind::Statement, 422),
+            (RefusalKind::Other, 422),
+        ] {
+            assert_eq!(refusal(kind).status.as_u16(), status, "{}", kind.as_str());
+        }
+    }
+}

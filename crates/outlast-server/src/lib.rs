@@ -1,0 +1,14 @@
+//! The server and the command line of Outlast: everything that is not the library or an adapter.
+//!
+//! - [`config`]: `outlast.toml`, environment and flags, through one table of settings;
+//! - [`http`]: the HTTP interface, through one table of routes;
+//! - the command line: `serve` runs the server, everything else talks HTTP to a running one.
+//!
+//! Imports point one way: command line -> http -> config -> the library.
+
+mod cli;
+pub mod config;
+pub mod database;
+pub mod http;
+
+pub use cli::{Exit, run};

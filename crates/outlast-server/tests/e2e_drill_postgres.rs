@@ -1,0 +1,283 @@
+//! The outage drill, on a real PostgreSQL server under load: everything that makes a database unusable without the
+//! courtesy of a closed connection. Method: one server and one load for all cases; in each the fault is seen to have
+//! fired, Outlast notices and never says that the database is there before it is; in the end every write took effect
+//! once, no refusal came from an outage, and the database that returned was not overrun: it is seen what other clients
+//! of it get meanwhile, and how Outlast's batches grow. Ten minutes of outage: `outlast/tests/simulation/outage.rs`; a
+//! full disk of the database: `kernel/database.rs`.
+#![allow(clippy::float_cmp, reason = "counters are whole numbers")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod e2e;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use e2e::{Api, Dialect, Load, Mix, bury_dead_letters, check, in_postgres, setup};
+use outlast::status::{DeadLetters, LaneState};
+use outlast_testkit::postgres::{PostgresServer, is_installed};
+use outlast_testkit::proxy::{Faults, Mode, Proxy};
+use outlast_testkit::seeds;
+use reqwest::Method;
+use serde_json::json;
+
+const FLAPS: u64 = 20;
+/// How long a fault lasts after it was noticed: the time in which nothing may look well.
+const LASTS: Duration = Duration::from_secs(2);
+/// Transactions that the returning database may see at once: there is one lane.
+const TRANSACTIONS_MAX: u64 = 1;
+/// The size of the first batches after a return (`drainer/ramp.rs`), and a backlog that takes several larger ones.
+const FIRST_BATCH: &str = "16.0";
+const BACKLOG: u64 = 500;
+/// Outlast's transactions that have written something.
+const WRITING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE usename = 'drill' AND backend_xid IS NOT NULL";
+
+struct Drill {
+    server: Arc<PostgresServer>,
+    proxy: Proxy,
+    api: Arc<Api>,
+}
+
+impl Drill {
+    /// As the superuser, beside Outlast.
+    fn sql(&self, statements: &str) -> String {
+        self.server.query("drill", statements)
+    }
+
+    /// Ends Outlast's sessions, so that new ones must be made.
+    fn end_sessions(&self) {
+        self.sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'drill'");
+    }
+
+    /// The load goes on and is applied.
+    async fn flows(&self, what: &str) {
+        let applied = self.api.status().await.accounting.applied;
+        self.api.until(what, |status| status.accounting.applied > applied + 100).await;
+    }
+
+    /// Waits until the fault is noticed, then lets it last: all that time the database must not look well.
+    async fn noticed(&self, name: &str) {
+        let injected = Instant::now();
+        let status = self.api.until(name, |status| !status.database.is_connected()).await;
+        println!("{name}: noticed after {:?}: {:?}", injected.elapsed(), status.database);
+        let noticed = Instant::now();
+        let mut queued = status.queue.writes;
+        while noticed.elapsed() < LASTS {
+            let status = self.api.status().await;
+            assert!(!status.database.is_connected(), "{name}: it looks well: {:?}", status.database);
+            queued = status.queue.writes;
+            let read = self.api.get("/v1/records/documents/nobody").await;
+            assert_eq!(read.status, 503, "{name}: {read:?}");
+            read.retry_after();
+        }
+        assert!(queued > 0, "{name}: nothing was written meanwhile");
+    }
+
+    /// How many batches there were so far: small ones, and all.
+    async fn batches(&self) -> [u64; 2] {
+        let small = format!("outlast_apply_batch_size_bucket{{le=\"{FIRST_BATCH}\"}}");
+        let all = "outlast_apply_batch_size_count".to_owned();
+        let mut batches = [0; 2];
+        for (batches, series) in batches.iter_mut().zip([small, all]) {
+            *batches = self.api.metric(&series).await.round() as u64;
+        }
+        batches
+    }
+
+    /// The outage is over and the load flows. Returns how many of Outlast's transactions were seen at once.
+    async fn over(&self, name: &str) -> u64 {
+        let (server, returned) = (self.server.clone(), Arc::new(AtomicBool::new(false)));
+        let look = {
+            let returned = returned.clone();
+            move || {
+                let (mut peak, mut slowest) = (0, Duration::ZERO);
+                while !returned.load(Ordering::SeqCst) {
+                    let asked = Instant::now();
+                    let seen = server.query("drill", WRITING);
+                    slowest = slowest.max(asked.elapsed());
+                    peak = peak.max(seen.parse::<u64>().unwrap());
+                }
+                (peak, slowest)
+            }
+        };
+        let waiting = self.api.status().await.queue.writes;
+        let before = self.batches().await;
+        let looking = tokio::task::spawn_blocking(look);
+        self.api.until(name, |status| status.outage.is_none()).await;
+        let after = self.batches().await;
+        self.flows(name).await;
+        returned.store(true, Ordering::SeqCst);
+        let (peak, slowest) = looking.await.unwrap();
+        let [small, all] = [0, 1].map(|at| after[at] - before[at]);
+        println!(
+            "{name}: {waiting} waited; {small} batches of at most {FIRST_BATCH} and {} larger ones until it was over; \
+             {peak} transactions at once; the slowest query of another client took {slowest:?}, with starting it",
+            all - small
+        );
+        if waiting > BACKLOG {
+            assert!(
+                small > 0 && all > small,
+                "{name}: it did not begin small and grow: {small} of {all} batches"
+            );
+        }
+        peak
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn no_kind_of_outage_loses_doubles_or_blames_anything() {
+    if !is_installed() {
+        return;
+    }
+    let seed = seeds(1)[0];
+    println!("OUTLAST_SEED={seed}");
+    let directory = tempfile::tempdir().unwrap();
+    let server = Arc::new(PostgresServer::start());
+    server.create_database("drill");
+    server.query("drill", "CREATE ROLE drill LOGIN PASSWORD 'secret'; ALTER DATABASE drill OWNER TO drill");
+    let proxy = Proxy::start(server.authority().parse::<SocketAddr>().unwrap()).await.unwrap();
+    let url = format!("postgres://drill:secret@{}/drill", proxy.address());
+    let process = setup(directory.path(), &url).with("health.probe_interval", "1s").start();
+    let api = Arc::new(Api::new(process.url()));
+    let mut load =
+        Load::start(api.clone(), &Mix { pause_ms: 200, ..Mix::new(Dialect::Postgres, seed) }).await;
+    let drill = Drill { server, proxy, api };
+    let mut peak = 0;
+
+    drill.flows("before everything").await;
+    drill.proxy.set(Mode::BlackHole).await;
+    drill.noticed("connections that swallow everything").await;
+    // It meets a request, or the answer to one that was under way.
+    let faults = drill.proxy.faults();
+    assert!(Faults::count(&faults.swallowed) + Faults::count(&faults.held) > 0);
+    drill.proxy.set(Mode::Pass).await;
+    peak = peak.max(drill.over("the black hole is gone").await);
+
+    drill.server.freeze();
+    drill.noticed("a database that is stopped where it stands").await;
+    drill.server.thaw();
+    peak = peak.max(drill.over("it goes on").await);
+
+    // The role is no superuser, to whom the limit would not apply.
+    drill.sql("ALTER ROLE drill CONNECTION LIMIT 0");
+    drill.end_sessions();
+    drill.noticed("no connection left").await;
+    drill.sql("ALTER ROLE drill CONNECTION LIMIT -1");
+    peak = peak.max(drill.over("connections are given again").await);
+
+    drill.sql("ALTER ROLE drill PASSWORD 'another'");
+    drill.end_sessions();
+    drill.noticed("credentials revoked").await;
+    drill.sql("ALTER ROLE drill PASSWORD 'secret'");
+    peak = peak.max(drill.over("credentials given back").await);
+
+    drill.sql("ALTER ROLE drill SET default_transaction_read_only = on");
+    drill.end_sessions();
+    drill.noticed("read-only").await;
+    drill.sql("ALTER ROLE drill RESET default_transaction_read_only");
+    drill.end_sessions();
+    peak = peak.max(drill.over("writable again").await);
+
+    drill.proxy.set(Mode::Delay(Duration::from_millis(250))).await;
+    drill.flows("slow, and still applied").await;
+    assert!(Faults::count(&drill.proxy.faults().delayed) > 0);
+    drill.proxy.set(Mode::Pass).await;
+    peak = peak.max(drill.over("fast again").await);
+
+    // Two seconds there and back: what is open still serves, but a session takes longer than `connect_timeout` to make.
+    drill.proxy.set(Mode::Delay(Duration::from_secs(1))).await;
+    let applied = drill.api.status().await.accounting.applied;
+    let status = drill
+        .api
+        .until("two seconds of latency: slow or away", |status| {
+            !status.database.is_connected() || status.accounting.applied > applied + 50
+        })
+        .await;
+    println!(
+        "two seconds of latency: {:?}, {} applied",
+        status.database,
+        status.accounting.applied - applied
+    );
+    drill.proxy.set(Mode::Pass).await;
+    peak = peak.max(drill.over("fast once more").await);
+
+    // A migration takes the table for itself, then changes what cached plans were made for.
+    drill.sql(
+        "BEGIN; LOCK TABLE documents; SELECT pg_sleep(1); ALTER TABLE documents ADD COLUMN migrated bigint DEFAULT 7; \
+         ALTER TABLE counters ADD COLUMN migrated text; COMMIT",
+    );
+    drill.flows("the schema was migrated in the middle").await;
+
+    for flap in 0..FLAPS {
+        drill.proxy.set(Mode::Refuse).await;
+        drill.api.until("a flap is noticed", |status| !status.database.is_connected()).await;
+        drill.proxy.set(Mode::Pass).await;
+        drill.api.until("a flap is over", |status| status.database.is_connected()).await;
+        if flap % 5 == 0 {
+            drill.flows("between flaps").await;
+        }
+    }
+    peak = peak.max(drill.over("no more flaps").await);
+    load.stop().await;
+
+    let status = drill.api.drained().await;
+    let dead = bury_dead_letters(&drill.api, &load.history).await;
+    let told = check(&load.history, &in_postgres(&drill.server, "drill"));
+    println!("peak of transactions at once {peak}, {told:?}, {dead} dead letters, {:?}", status.accounting);
+    assert!(peak <= TRANSACTIONS_MAX, "{peak} transactions at once");
+    assert_eq!(told.unknown, 0, "Outlast was there all the time");
+    assert_eq!(status.accounting.dead, dead);
+    assert_eq!(drill.api.metric("outlast_writes_lost_total").await, 0.0);
+    let outages = drill.api.outages().await;
+    assert!(!outages.is_empty() && outages.iter().all(|outage| outage.lost == 0), "{outages:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_is_dropped_and_made_again_buries_nothing() {
+    const WRITES: u64 = 200;
+    if !is_installed() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let server = PostgresServer::shared();
+    server.create_database("dropped");
+    let make = "CREATE TABLE items (id text PRIMARY KEY, data jsonb NOT NULL)";
+    let setup = || setup(directory.path(), &server.url("dropped"));
+    // Outlast's own tables are made; from then on no table is.
+    let process = setup().start();
+    Api::new(process.url()).applies().await;
+    drop(process);
+    server.query("dropped", make);
+    let process =
+        setup().with("database.create_collections", "false").with("delivery.storm_threshold", "5").start();
+    let api = Api::new(process.url());
+    api.applies().await;
+    assert_eq!(api.put("/v1/records/items/before", &json!({})).await.status, 200);
+    server.query("dropped", "DROP TABLE items");
+    for at in 0..WRITES {
+        let path = format!("/v1/records/items/{at}");
+        let sent = api.send(Method::PUT, &path, Some(&json!({ "n": at })), Some("respond-async")).await;
+        assert_eq!(sent.unwrap().status, 202);
+    }
+    let status =
+        api.until("the storm is noticed", |status| matches!(status.lane, LaneState::Storm { .. })).await;
+    let LaneState::Storm { reasons, .. } = &status.lane else { unreachable!() };
+    assert!(reasons.iter().any(|(reason, _)| reason.contains("items")), "{reasons:?}");
+    assert!(status.accounting.dead < 5, "{:?}", status.accounting);
+    assert_eq!(api.put("/v1/records/items/meanwhile", &json!({})).await.status, 202, "writes are taken");
+
+    server.query("dropped", make);
+    api.drained().await;
+    let letters = api.get("/v1/dead-letters").await.json();
+    let letters: DeadLetters = serde_json::from_value(letters).unwrap();
+    for letter in &letters.letters {
+        let retry = api.post(&format!("/v1/dead-letters/{}/retry", letter.id), &json!({})).await;
+        assert_eq!(retry.status, 202, "{retry:?}");
+    }
+    let status = api.drained().await;
+    assert_eq!((status.accounting.dead, status.accounting.discarded), (0, 0));
+    let right = "SELECT count(*) FROM items WHERE data ->> 'n' = id OR id = 'meanwhile'";
+    assert_eq!(server.query("dropped", right), (WRITES + 1).to_string());
+}

@@ -1,0 +1,21 @@
+//! Tools for tests: faults, real servers, and what every adapter must do. Never shipped.
+
+pub mod disk;
+pub mod faulty;
+pub mod simulated;
+mod wait;
+
+mod rounds;
+
+pub use rounds::{minutes, rounds};
+pub use wait::{eventually, seeds};
+
+pub mod conformance;
+
+pub mod pooler;
+pub mod postgres;
+pub mod proxy;
+pub mod surreal;
+
+pub mod history;
+pub mod process;

@@ -1,0 +1,27 @@
+//! Waiting for states, and seeds that are printed.
+
+use std::time::{Duration, Instant};
+
+/// Waits until `state` holds.
+///
+/// # Panics
+/// When it does not hold within 30 seconds: the message names what was waited for.
+pub async fn eventually(what: &str, mut state: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !state() {
+        assert!(Instant::now() < deadline, "waited 30 s in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Seeds for a randomised test: `count` fresh ones, or the one in `OUTLAST_SEED`. Each is printed, so that a failure
+/// can be replayed.
+///
+/// # Panics
+/// When `OUTLAST_SEED` is not a number.
+pub fn seeds(count: usize) -> Vec<u64> {
+    match std::env::var("OUTLAST_SEED") {
+        Ok(seed) => vec![seed.parse().expect("OUTLAST_SEED is a number")],
+        Err(_) => (0..count).map(|_| fastrand::u64(..)).collect(),
+    }
+}

@@ -1,0 +1,271 @@
+//! Dead letters: a log of their own, never evicted silently.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use outlast_log::{Disk, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadItem, Retention, Sequence};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{now_ms, rfc3339};
+use crate::error::{Error, Refusal};
+use crate::status::{Attempt, DeadFilter, DeadGroup, DeadLetter, DeadLetters};
+use crate::write::{Write, WriteId};
+
+/// Size of one file of dead letters.
+pub(crate) const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// A dead letter as its log keeps it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Letter {
+    pub id: WriteId,
+    /// Its last sequence in the main log.
+    pub sequence: WriteId,
+    pub accepted_ms: u64,
+    pub died_ms: u64,
+    pub reason: Refusal,
+    pub history: Vec<Attempt>,
+    pub write: Write,
+}
+
+/// What is kept in memory of a letter.
+#[derive(Debug, Clone)]
+struct Slot {
+    stored_at: Sequence,
+    /// Its last sequence in the main log.
+    sequence: Sequence,
+    reason: Arc<Refusal>,
+    collections: Box<[Box<str>]>,
+}
+
+/// The dead letters of a queue.
+#[derive(Debug)]
+pub(crate) struct DeadLetterStore {
+    log: Log,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    live: BTreeMap<WriteId, Slot>,
+    /// One copy of each reason: a hundred thousand letters rarely have more than a few.
+    reasons: HashMap<Refusal, Arc<Refusal>>,
+    /// Where letters stand that were retried while there was no space for the mark that says so.
+    owed: Vec<Sequence>,
+}
+
+impl Slots {
+    fn insert(&mut self, letter: &Letter, stored_at: Sequence) {
+        let shared =
+            self.reasons.entry(letter.reason.clone()).or_insert_with(|| Arc::new(letter.reason.clone()));
+        let mut collections: Vec<Box<str>> =
+            letter.write.records().map(|record| record.collection.as_str().into()).collect();
+        collections.sort_unstable();
+        collections.dedup();
+        let slot = Slot {
+            stored_at,
+            sequence: letter.sequence.0,
+            reason: shared.clone(),
+            collections: collections.into(),
+        };
+        self.live.insert(letter.id, slot);
+    }
+}
+
+impl DeadLetterStore {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        directory: &Path,
+        options: &LogOptions,
+    ) -> Result<Self, outlast_log::OpenError> {
+        let options =
+            LogOptions { segment_bytes: options.segment_bytes.min(SEGMENT_BYTES), ..options.clone() };
+        let (log, recovered) = Log::open_on(disk, directory, options)?;
+        let gone: std::collections::HashSet<Sequence> =
+            recovered.marks.iter().map(|mark| mark.target).collect();
+        let mut slots = Slots::default();
+        let mut reader = log.reader(log.retained_after());
+        while let Some(item) = reader.next().unwrap_or_else(|error| {
+            tracing::error!(%error, "dead letters cannot be read");
+            None
+        }) {
+            match item {
+                ReadItem::Entry(entry) if !gone.contains(&entry.sequence) => {
+                    match serde_json::from_str::<Letter>(&entry.body) {
+                        Ok(letter) => slots.insert(&letter, entry.sequence),
+                        Err(error) => {
+                            tracing::error!(%error, sequence = %entry.sequence, "a dead letter cannot be understood");
+                        }
+                    }
+                }
+                ReadItem::Entry(_) => {}
+                ReadItem::Damaged(damage) => tracing::error!(%damage, "dead letters are damaged"),
+            }
+        }
+        Ok(Self { log, slots: Mutex::new(slots) })
+    }
+
+    /// Stores a letter; durable when this returns.
+    pub(crate) async fn bury(&self, letter: &Letter) -> Result<(), Error> {
+        // It was stored before there was no space for its mark.
+        if self.lock().live.get(&letter.id).is_some_and(|slot| slot.sequence == letter.sequence.0) {
+            return Ok(());
+        }
+        let body = serde_json::to_string(letter).map_err(|error| log_failed(&error))?;
+        let entry = NewEntry { body: &body, time_ms: letter.accepted_ms, origin: None };
+        let appended = self.log.append(entry).map_err(|error| log_failed(&error))?;
+        self.log.durable(appended.ticket).await.map_err(|error| log_failed(&error))?;
+        self.lock().insert(letter, appended.sequence);
+        Ok(())
+    }
+
+    /// Takes a letter out: it was retried or discarded. Durable when this returns.
+    pub(crate) async fn take_out(&self, id: WriteId, kind: MarkKind) -> Result<(), Error> {
+        let Some(stored_at) = self.lock().live.get(&id).map(|slot| slot.stored_at) else { return Ok(()) };
+        self.mark(stored_at, kind).await?;
+        self.lock().live.remove(&id);
+        self.give_space_back(stored_at);
+        Ok(())
+    }
+
+    /// Takes a letter out that stands in the main log again. Without space for a mark it is out all the same, and the
+    /// mark is owed: until then the main log must keep the entry, which tells a next start.
+    pub(crate) async fn retried(&self, id: WriteId) {
+        let Some(stored_at) = self.lock().live.get(&id).map(|slot| slot.stored_at) else { return };
+        if let Err(error) = self.take_out(id, MarkKind::Retried).await {
+            tracing::warn!(%error, write = %id, "that a dead letter was retried cannot be noted yet");
+            let mut slots = self.lock();
+            slots.live.remove(&id);
+            slots.owed.push(stored_at);
+        }
+    }
+
+    /// Writes the marks that are owed, if there is space now. True when there are none left.
+    pub(crate) async fn pay(&self) -> bool {
+        loop {
+            let Some(stored_at) = self.lock().owed.last().copied() else { return true };
+            if self.mark(stored_at, MarkKind::Retried).await.is_err() {
+                return false;
+            }
+            self.lock().owed.retain(|owed| *owed != stored_at);
+            self.give_space_back(stored_at);
+        }
+    }
+
+    async fn mark(&self, stored_at: Sequence, kind: MarkKind) -> Result<(), Error> {
+        let mark = Mark { kind, target: stored_at, time_ms: now_ms(), body: "{}".into() };
+        let ticket = self.log.mark(&mark).map_err(|error| log_failed(&error))?;
+        self.log.durable(ticket).await.map_err(|error| log_failed(&error))
+    }
+
+    fn give_space_back(&self, stored_at: Sequence) {
+        let oldest = {
+            let slots = self.lock();
+            slots.live.values().map(|slot| slot.stored_at).chain(slots.owed.iter().copied()).min()
+        };
+        let settled = oldest
+            .map_or(stored_at, |oldest| Sequence::from_u64(oldest.as_u64() - 1).unwrap_or(Sequence::START));
+        self.log.settle(settled);
+        if let Err(error) = self.log.reclaim(Retention { time: std::time::Duration::ZERO, bytes: 0 }) {
+            tracing::warn!(%error, "space of old dead letters was not given back");
+        }
+    }
+
+    /// How its log is doing.
+    pub(crate) fn log_state(&self) -> LogState {
+        self.log.state()
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.lock().live.len() as u64
+    }
+
+    /// Discarded dead letters, ever.
+    pub(crate) fn discarded(&self) -> u64 {
+        self.log.counts().of(MarkKind::Discarded)
+    }
+
+    pub(crate) fn contains(&self, id: WriteId) -> bool {
+        self.lock().live.contains_key(&id)
+    }
+
+    /// Every letter's id and its last sequence in the main log.
+    pub(crate) fn sequences(&self) -> Vec<(WriteId, Sequence)> {
+        self.lock().live.iter().map(|(id, slot)| (*id, slot.sequence)).collect()
+    }
+
+    pub(crate) fn read(&self, id: WriteId) -> Result<Letter, Error> {
+        let stored_at = self.lock().live.get(&id).map(|slot| slot.stored_at);
+        let stored_at = stored_at.ok_or_else(|| Error::NotFound { what: format!("dead letter {id}") })?;
+        let entry = self.log.get(stored_at).map_err(|error| log_failed(&error))?;
+        let entry = entry.ok_or_else(|| Error::NotFound { what: format!("dead letter {id}") })?;
+        serde_json::from_str(&entry.body).map_err(|error| log_failed(&error))
+    }
+
+    pub(crate) fn list(&self, filter: &DeadFilter) -> Result<DeadLetters, Error> {
+        let matching: Vec<(WriteId, Arc<Refusal>)> = {
+            let slots = self.lock();
+            let matches = |slot: &Slot| {
+                filter.kind.is_none_or(|kind| slot.reason.kind == kind)
+                    && filter
+                        .collection
+                        .as_ref()
+                        .is_none_or(|wanted| slot.collections.iter().any(|name| **name == *wanted.as_str()))
+            };
+            slots
+                .live
+                .iter()
+                .filter(|(_, slot)| matches(slot))
+                .map(|(id, slot)| (*id, slot.reason.clone()))
+                .collect()
+        };
+        let mut counts: HashMap<Arc<Refusal>, u64> = HashMap::new();
+        for (_, reason) in &matching {
+            *counts.entry(reason.clone()).or_default() += 1;
+        }
+        let mut groups: Vec<DeadGroup> = counts
+            .into_iter()
+            .map(|(reason, count)| DeadGroup { reason: (*reason).clone(), count })
+            .collect();
+        groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.reason.message.cmp(&b.reason.message)));
+        let limit = filter.limit.max(1);
+        let rest: Vec<WriteId> = matching
+            .iter()
+            .map(|(id, _)| *id)
+            .filter(|id| filter.after.is_none_or(|after| *id > after))
+            .take(limit + 1)
+            .collect();
+        let page = &rest[..rest.len().min(limit)];
+        let letters =
+            page.iter().map(|id| self.read(*id).map(Letter::into_public)).collect::<Result<_, _>>()?;
+        let next = if rest.len() > limit { page.last().copied() } else { None };
+        Ok(DeadLetters { total: matching.len() as u64, groups, letters, next })
+    }
+
+    pub(crate) fn close(&self) {
+        if let Err(error) = self.log.sync().wait() {
+            tracing::error!(%error, "the log of dead letters failed while closing");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Letter {
+    pub(crate) fn into_public(self) -> DeadLetter {
+        DeadLetter {
+            id: self.id,
+            accepted_at: rfc3339(self.accepted_ms),
+            died_at: rfc3339(self.died_ms),
+            reason: self.reason,
+            history: self.history,
+            operations: self.write.operations().to_vec(),
+        }
+    }
+}
+
+fn log_failed(error: &dyn std::fmt::Display) -> Error {
+    Error::LogFailed { reason: format!("dead letters: {error}"), outcome_unknown: false }
+}

@@ -1,0 +1,125 @@
+//! Estimates, as pure functions: `Retry-After`, drain time, time to full.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What an estimate of `Retry-After` rests on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RetryInputs {
+    /// Until the next probe.
+    pub next_probe: Duration,
+    /// The usual length of past outages, if there were any, less what this one has lasted.
+    pub usual_rest: Option<Duration>,
+    /// Until the backlog is drained (or there is room again), if that can be told.
+    pub drain: Option<Duration>,
+}
+
+/// The largest of what is known, with up to 20 % of jitter so that callers do not come back all at once; between one
+/// second and `max`. `random` is in 0..1.
+pub(crate) fn retry_after(inputs: RetryInputs, max: Duration, random: f64) -> Duration {
+    let base =
+        inputs.next_probe.max(inputs.usual_rest.unwrap_or_default()).max(inputs.drain.unwrap_or_default());
+    let jittered = base.max(Duration::from_secs(1)).min(max).mul_f64(1.0 + 0.2 * random);
+    Duration::from_secs(jittered.as_secs_f64().ceil() as u64)
+        .clamp(Duration::from_secs(1), max.max(Duration::from_secs(1)))
+}
+
+/// The median of past outages' lengths less what this one has lasted; zero once it is over the usual length.
+pub(crate) fn usual_rest(past: &[Duration], lasted: Duration) -> Option<Duration> {
+    let mut past = past.to_vec();
+    past.sort_unstable();
+    past.get(past.len() / 2).map(|usual| usual.saturating_sub(lasted))
+}
+
+/// Events per second over the last seconds, from samples of a counter that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Rate {
+    samples: VecDeque<(Instant, u64)>,
+}
+
+/// How far back a rate looks.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+
+impl Rate {
+    /// Notes the counter's value.
+    pub(crate) fn note(&mut self, total: u64, now: Instant) {
+        self.samples.push_back((now, total));
+        while self.samples.len() > 2
+            && self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_WINDOW)
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Begins again, as after an outage.
+    pub(crate) fn reset(&mut self) {
+        self.samples.clear();
+    }
+
+    /// Per second; 0 with fewer than two samples.
+    pub(crate) fn per_second(&self) -> f64 {
+        match (self.samples.front(), self.samples.back()) {
+            (Some((start, from)), Some((end, to))) if end > start => {
+                to.saturating_sub(*from) as f64 / end.duration_since(*start).as_secs_f64()
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+/// Seconds for `amount` at `per_second`, rounded up; `None` when there is no rate.
+pub(crate) fn seconds(amount: u64, per_second: f64) -> Option<u64> {
+    if amount == 0 {
+        return Some(0);
+    }
+    (per_second > 0.01).then(|| (amount as f64 / per_second).ceil() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_never_zero_and_never_above_the_maximum() {
+        let max = Duration::from_mins(1);
+        for (probe, usual, drain) in
+            [(0, None, None), (5, Some(20), None), (1, Some(500), Some(3)), (0, Some(0), Some(10_000))]
+        {
+            let inputs = RetryInputs {
+                next_probe: Duration::from_secs(probe),
+                usual_rest: usual.map(Duration::from_secs),
+                drain: drain.map(Duration::from_secs),
+            };
+            for random in [0.0, 0.5, 0.999] {
+                let after = retry_after(inputs, max, random);
+                assert!(after >= Duration::from_secs(1) && after <= max, "{after:?}");
+                assert!(
+                    after >= Duration::from_secs(usual.unwrap_or(0).min(60)),
+                    "{after:?} is shorter than what is known"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_outage_is_the_median_less_what_has_passed() {
+        let past = [5, 30, 600].map(Duration::from_secs);
+        assert_eq!(usual_rest(&past, Duration::from_secs(10)), Some(Duration::from_secs(20)));
+        assert_eq!(usual_rest(&past, Duration::from_secs(100)), Some(Duration::ZERO));
+        assert_eq!(usual_rest(&[], Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_rate_is_a_difference_over_time() {
+        let now = Instant::now();
+        let mut rate = Rate::default();
+        rate.note(100, now);
+        assert!(rate.per_second().abs() < f64::EPSILON);
+        rate.note(300, now + Duration::from_secs(2));
+        assert!((rate.per_second() - 100.0).abs() < 0.01);
+        assert_eq!(seconds(1000, rate.per_second()), Some(10));
+        assert_eq!(seconds(1000, 0.0), None);
+    }
+}

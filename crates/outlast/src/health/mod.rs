@@ -1,0 +1,10 @@
+//! Is the database there, and how well is everything?
+
+mod manager;
+mod monitor;
+mod state;
+
+pub use manager::{Check, Component, HealthManager, Level};
+pub use monitor::Monitor;
+pub(crate) use monitor::MonitorOptions;
+pub use state::{ConnectionState, StateChange};

@@ -1,0 +1,197 @@
+//! Outages as objects: from the first failure to the moment when the backlog is drained again.
+
+use std::collections::VecDeque;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::clock::rfc3339_now;
+
+/// Reports kept, also on disk.
+const REPORTS_MAX: usize = 1000;
+
+/// The report of an outage. Times are RFC 3339.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Counts outages of this queue, from 1.
+    pub id: u64,
+    /// The first failure.
+    pub started_at: String,
+    /// What noticed it: `probe`, `write`, `read` or `position`.
+    pub detected_by: String,
+    /// What failed.
+    pub reason: String,
+    /// When the database answered again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reconnected_at: Option<String>,
+    /// When nothing waited any more: the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained_at: Option<String>,
+    /// Seconds from the first failure to the reconnection, or until now.
+    pub duration_seconds: f64,
+    /// Writes acknowledged as queued.
+    pub writes_queued: u64,
+    /// Most writes that waited at once.
+    pub peak_writes: u64,
+    /// Age in seconds of the oldest waiting write at its worst.
+    pub oldest_age_seconds: f64,
+    /// Reads that got 503.
+    pub reads_refused: u64,
+    /// Writes that became dead letters while it was drained.
+    pub dead: u64,
+    /// Writes that were lost: anything but 0 is a broken promise.
+    pub lost: u64,
+    /// Writes applied again because the database came back older than it left.
+    pub healed_writes: u64,
+    /// From which position healing went back, if it did (`WATERMARK -> CURSOR`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healed_from: Option<String>,
+    /// What the database lacks for good (`AFTER -> UP TO`): an operator decided about a gap or a wiped database, and these
+    /// writes are no longer in the log, or were not to be applied again. How many they are nobody can count any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+}
+
+/// Every outage of a queue; the last one may be lasting. Kept in `outages.jsonl`, written when one ends.
+#[derive(Debug)]
+pub(crate) struct Outages {
+    path: PathBuf,
+    past: VecDeque<Outage>,
+    current: Option<(Outage, Instant)>,
+}
+
+impl Outages {
+    /// Reads the reports; a line that cannot be understood is left out and said.
+    pub(crate) fn open(directory: &Path) -> Self {
+        let path = directory.join("outages.jsonl");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mut past = VecDeque::new();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            match serde_json::from_str(line) {
+                Ok(outage) => past.push_back(outage),
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "an outage report cannot be read");
+                }
+            }
+        }
+        Self { path, past, current: None }
+    }
+
+    /// The database failed. Returns the id when an outage begins with it.
+    pub(crate) fn failed(&mut self, detected_by: &str, reason: &str) -> Option<u64> {
+        if let Some((outage, _)) = &mut self.current {
+            // It failed again before the backlog was drained: still the same outage.
+            outage.reconnected_at = None;
+            return None;
+        }
+        let id = self.past.back().map_or(0, |last| last.id) + 1;
+        let outage = Outage {
+            id,
+            started_at: rfc3339_now(),
+            detected_by: detected_by.to_owned(),
+            reason: reason.to_owned(),
+            ..Outage::default()
+        };
+        self.current = Some((outage, Instant::now()));
+        Some(id)
+    }
+
+    /// The database answers again.
+    pub(crate) fn reconnected(&mut self) {
+        self.update(|outage| outage.reconnected_at = Some(rfc3339_now()));
+    }
+
+    /// Changes the report of the outage that lasts, if one does.
+    pub(crate) fn update(&mut self, change: impl FnOnce(&mut Outage)) {
+        if let Some((outage, started)) = &mut self.current {
+            if outage.reconnected_at.is_none() {
+                outage.duration_seconds = started.elapsed().as_secs_f64();
+            }
+            change(outage);
+        }
+    }
+
+    /// Nothing waits any more: ends the outage if the database is back. Returns the report.
+    pub(crate) fn drained(&mut self) -> Option<Outage> {
+        if self.current.as_ref().is_none_or(|(outage, _)| outage.reconnected_at.is_none()) {
+            return None;
+        }
+        let (mut outage, _) = self.current.take()?;
+        outage.drained_at = Some(rfc3339_now());
+        self.past.push_back(outage.clone());
+        while self.past.len() > REPORTS_MAX {
+            self.past.pop_front();
+        }
+        if let Err(error) = self.save() {
+            tracing::warn!(%error, path = %self.path.display(), "the outage report was not saved");
+        }
+        Some(outage)
+    }
+
+    /// Id of the outage that lasts.
+    pub(crate) fn current(&self) -> Option<u64> {
+        self.current.as_ref().map(|(outage, _)| outage.id)
+    }
+
+    /// All reports, newest first, with the one that lasts.
+    pub(crate) fn all(&self) -> Vec<Outage> {
+        let current = self.current.iter().map(|(outage, started)| {
+            let mut outage = outage.clone();
+            if outage.reconnected_at.is_none() {
+                outage.duration_seconds = started.elapsed().as_secs_f64();
+            }
+            outage
+        });
+        current.chain(self.past.iter().rev().cloned()).collect()
+    }
+
+    /// The lengths of past outages.
+    pub(crate) fn lengths(&self) -> Vec<Duration> {
+        let seconds = self.past.iter().rev().take(20).map(|outage| outage.duration_seconds);
+        seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))).collect()
+    }
+
+    /// Written beside and renamed, so that a crash leaves the old or the new reports.
+    fn save(&self) -> std::io::Result<()> {
+        let beside = self.path.with_extension("jsonl.new");
+        let mut text = String::new();
+        for outage in &self.past {
+            text.push_str(&serde_json::to_string(outage)?);
+            text.push('\n');
+        }
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_data()?;
+        std::fs::rename(&beside, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_lasts_until_the_backlog_is_drained_and_its_report_survives_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outages = Outages::open(directory.path());
+        assert_eq!(outages.failed("probe", "connection refused"), Some(1));
+        assert_eq!(outages.failed("write", "again"), None);
+        assert_eq!(outages.drained(), None, "not while the database is away");
+        outages.reconnected();
+        assert_eq!(outages.failed("write", "flap"), None, "still the same outage");
+        outages.reconnected();
+        outages.update(|outage| outage.writes_queued += 5);
+        let report = outages.drained().unwrap();
+        assert_eq!((report.id, report.writes_queued, report.lost), (1, 5, 0));
+        let mut again = Outages::open(directory.path());
+        assert_eq!(again.all(), vec![report]);
+        assert_eq!(again.failed("probe", "x"), Some(2));
+    }
+}

@@ -1,0 +1,135 @@
+//! Where a write stands.
+
+use outlast_log::{Entry, ReadError, ReadItem, Sequence};
+
+use crate::clock::rfc3339;
+use crate::core::Core;
+use crate::error::Error;
+use crate::feed::Pending;
+use crate::ledger::Decided;
+use crate::status::{Durability, Fate, QueuedWrite, Receipt};
+use crate::write::WriteId;
+
+impl Core {
+    /// The receipt of the write that its caller knows as `id`.
+    pub(crate) fn receipt(&self, id: WriteId) -> Result<Receipt, Error> {
+        let cursor = self.cursor();
+        let (sequence, fated) = {
+            let ledger = self.ledger();
+            let sequence = ledger.present(id);
+            (sequence, ledger.fate(sequence).cloned())
+        };
+        if fated.is_none() {
+            self.must_exist(id, sequence)?;
+        }
+        let (attempts, reason) =
+            fated.as_ref().map_or((0, None), |fated| (fated.attempts, fated.reason.as_deref().cloned()));
+        let status = match fated.map(|fated| fated.decided) {
+            Some(Decided::Parked) => Fate::Parked,
+            Some(Decided::Rejected) => Fate::Rejected,
+            Some(Decided::Dead) => Fate::Dead,
+            Some(Decided::Discarded) => Fate::Discarded,
+            None if sequence <= cursor => Fate::Applied,
+            None => Fate::Pending,
+        };
+        let position = (status == Fate::Pending).then(|| {
+            let before = self.log.count(cursor, sequence).saturating_sub(1);
+            before.saturating_sub(self.ledger().decided_between(cursor, sequence))
+        });
+        Ok(Receipt {
+            id,
+            status,
+            position,
+            estimate_seconds: position.and_then(|position| self.estimate(position + 1)),
+            durability: if status == Fate::Applied { Durability::Database } else { Durability::Log },
+            reason,
+            attempts,
+        })
+    }
+
+    fn must_exist(&self, id: WriteId, sequence: Sequence) -> Result<(), Error> {
+        let issued = self.intake.last();
+        let retained_after = self.log.retained_after();
+        if sequence > issued || sequence == Sequence::START {
+            return Err(Error::NotFound { what: format!("write {id}") });
+        }
+        if sequence <= retained_after {
+            return Err(Error::NotFound {
+                what: format!("write {id} (decided so long ago that its receipt is no longer kept)"),
+            });
+        }
+        if sequence.epoch() < self.log.epoch().number
+            && self.log.get(sequence).is_ok_and(|entry| entry.is_none())
+        {
+            return Err(Error::NotFound { what: format!("write {id}") });
+        }
+        Ok(())
+    }
+
+    /// Writes that wait, in the order of the log, after the one at `after`.
+    pub(crate) fn queue_list(&self, after: Option<WriteId>, limit: usize) -> Result<Vec<QueuedWrite>, Error> {
+        let from = {
+            let ledger = self.ledger();
+            let before_parked =
+                ledger.chains.oldest().and_then(|oldest| Sequence::from_u64(oldest.as_u64() - 1));
+            before_parked.map_or(self.cursor(), |before| before.min(self.cursor()))
+        };
+        let mut reader = self.log.reader(after.map_or(from, |after| after.0.max(from)));
+        let mut list = Vec::new();
+        while list.len() < limit {
+            match reader.next().map_err(read_error)? {
+                Some(ReadItem::Entry(entry)) => list.extend(self.waiting(&entry)?),
+                Some(ReadItem::Damaged(_)) => {}
+                None => break,
+            }
+        }
+        Ok(list)
+    }
+
+    pub(crate) fn queue_show(&self, id: WriteId) -> Result<QueuedWrite, Error> {
+        let sequence = self.ledger().present(id);
+        let entry = self.log.get(sequence).map_err(read_error)?;
+        entry.and_then(|entry| self.waiting(&entry).transpose()).unwrap_or_else(|| {
+            Err(Error::NotFound {
+                what: format!("a waiting write {id} (ask for its receipt to learn its fate)"),
+            })
+        })
+    }
+
+    /// The entry as a waiting write; `None` when it is decided or stands under another sequence now.
+    fn waiting(&self, entry: &Entry) -> Result<Option<QueuedWrite>, Error> {
+        let fated = {
+            let ledger = self.ledger();
+            if ledger.is_requeued(entry.sequence) {
+                return Ok(None);
+            }
+            ledger.fate(entry.sequence).cloned()
+        };
+        let status = match &fated {
+            None if entry.sequence <= self.cursor() => return Ok(None),
+            None => Fate::Pending,
+            Some(fated) if fated.decided == Decided::Parked => Fate::Parked,
+            Some(_) => return Ok(None),
+        };
+        let pending = Pending::decode(entry).map_err(|error| Error::LogFailed {
+            reason: format!("entry {} cannot be understood: {error}", entry.sequence),
+            outcome_unknown: false,
+        })?;
+        Ok(Some(QueuedWrite {
+            id: pending.first,
+            sequence: WriteId(entry.sequence),
+            status,
+            accepted_at: rfc3339(entry.time_ms),
+            attempts: fated.as_ref().map_or(pending.attempts, |fated| fated.attempts),
+            reason: fated.and_then(|fated| fated.reason).map(|reason| *reason),
+            operations: pending.write.operations().to_vec(),
+        }))
+    }
+}
+
+fn read_error(error: ReadError) -> Error {
+    match error {
+        ReadError::Reclaimed { .. } => Error::NotFound { what: "a write that old".into() },
+        error => Error::LogFailed { reason: error.to_string(), outcome_unknown: false },
+    }
+}

@@ -1,0 +1,294 @@
+//! What callers and operators see: outcomes, receipts, the status of the queue. One shape for library, HTTP and command line.
+
+use outlast_log::Sequence;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Refusal;
+use crate::health::{Component, ConnectionState, Level};
+use crate::write::{Operation, WriteId};
+
+/// How long a caller waits for *applied* before it takes *queued*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// At most this long while connected; not at all while the database is away.
+    UpTo(std::time::Duration),
+    /// Not at all: *queued* as soon as it is durable in the log.
+    No,
+}
+
+/// An acknowledgement: the write is durable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The database has committed it.
+    Applied {
+        /// Its id.
+        id: WriteId,
+        /// The write that had the same idempotency key and content and was applied before; this one took no effect.
+        duplicate_of: Option<WriteId>,
+    },
+    /// It is fsynced in the log.
+    Queued(Receipt),
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fate {
+    /// Durable in the log, not applied yet.
+    Pending,
+    /// The database has committed it.
+    Applied,
+    /// Refused, or behind a refused one of its record: waits for its next attempt.
+    Parked,
+    /// A dead letter.
+    Dead,
+    /// Given up by an operator or cancelled by a client.
+    Discarded,
+    /// Refused, and its caller was told.
+    Rejected,
+}
+
+/// A receipt: where a write stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The id of the write.
+    pub id: WriteId,
+    /// Its fate.
+    pub status: Fate,
+    /// Writes that go before it; `None` once it is decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<u64>,
+    /// Estimated seconds until it is applied; `None` when it is decided or nobody can tell (during an outage, say).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate_seconds: Option<u64>,
+    /// Which durable place has it: `database` or `log`.
+    pub durability: Durability,
+    /// Why it was refused, when it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Refusal>,
+    /// Attempts that the database refused.
+    #[serde(default)]
+    pub attempts: u32,
+}
+
+/// Which durable place has a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Committed by the database.
+    Database,
+    /// Fsynced in the local log.
+    Log,
+}
+
+/// Every accepted write is in exactly one place: `accepted = applied + pending + parked + dead + discarded`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Accounting {
+    /// Taken into the log, and not refused to a waiting caller.
+    pub accepted: u64,
+    /// Committed by the database.
+    pub applied: u64,
+    /// Wait for their first attempt, or for a later one that is due.
+    pub pending: u64,
+    /// Wait for their next attempt.
+    pub parked: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Given up by an operator or cancelled.
+    pub discarded: u64,
+}
+
+impl Accounting {
+    /// Whether the identity holds.
+    pub fn holds(&self) -> bool {
+        self.accepted == self.applied + self.pending + self.parked + self.dead + self.discarded
+    }
+}
+
+/// What the lane is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LaneState {
+    /// Applies writes as they come, or waits for the database.
+    Running,
+    /// An operator paused it.
+    Paused {
+        /// When it goes on by itself (RFC 3339), if it does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<String>,
+    },
+    /// Everything is being refused: nothing is buried, one trial write at a time is sent.
+    Storm {
+        /// Refusals in a row.
+        refusals: u32,
+        /// The reasons, grouped, with their counts.
+        reasons: Vec<(String, u32)>,
+    },
+    /// An operator must decide.
+    Halted {
+        /// `gap`, `wiped` or `fenced`.
+        halt: Halt,
+        /// What was found and what can be done.
+        message: String,
+    },
+}
+
+/// Why a lane halted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Halt {
+    /// The database is further behind than the log reaches back.
+    Gap,
+    /// The database has no position though this queue has applied writes: another database, or a wiped one.
+    Wiped,
+    /// Somebody else uses this queue's identity.
+    Fenced,
+}
+
+/// An operator's decision about a halted lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// Apply again everything that the log still has, after where the database is.
+    Replay,
+    /// Apply nothing again: go on with what was never applied.
+    Skip,
+}
+
+/// The whole picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `healthy`, `warning` or `critical`: the worst of the components.
+    pub health: Level,
+    /// The components behind it.
+    pub components: Vec<Component>,
+    /// The connection to the database.
+    pub database: ConnectionState,
+    /// Which database, without secrets.
+    pub database_name: String,
+    /// What the lane is doing.
+    pub lane: LaneState,
+    /// The queue.
+    pub queue: QueueStatus,
+    /// The accounting identity's terms.
+    pub accounting: Accounting,
+    /// Whether the identity holds.
+    pub accounting_holds: bool,
+    /// Whether a write would be durably accepted now.
+    pub accepting: bool,
+    /// Id of the outage that lasts, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<u64>,
+}
+
+/// The queue in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// The queue's id.
+    pub id: String,
+    /// Writes that wait (pending and parked).
+    pub writes: u64,
+    /// Their limit.
+    pub writes_max: u64,
+    /// Bytes that wait.
+    pub bytes: u64,
+    /// Their limit.
+    pub bytes_max: u64,
+    /// Age of the oldest waiting write in seconds; 0 when none waits.
+    pub oldest_age_seconds: f64,
+    /// Writes applied per second lately, while draining.
+    pub drain_rate: f64,
+    /// Estimated seconds until nothing waits; `None` while nobody can tell.
+    pub drain_eta_seconds: Option<u64>,
+    /// Estimated seconds until the queue is full at the present rate; `None` when it is not filling.
+    pub time_to_full_seconds: Option<u64>,
+    /// The run-time limit in writes per second, if one is set.
+    pub throttle: Option<u64>,
+}
+
+/// A waiting write, as operators see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueuedWrite {
+    /// The id under which its caller knows it.
+    pub id: WriteId,
+    /// Its present place in the log.
+    pub sequence: WriteId,
+    /// Pending or parked.
+    pub status: Fate,
+    /// When it was accepted (RFC 3339).
+    pub accepted_at: String,
+    /// Refused attempts so far.
+    pub attempts: u32,
+    /// Why the last attempt was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Refusal>,
+    /// What it does.
+    pub operations: Vec<Operation>,
+}
+
+/// A write that the database refused for good (or as often as it may), with its history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The id under which its caller knows it.
+    pub id: WriteId,
+    /// When it was accepted (RFC 3339).
+    pub accepted_at: String,
+    /// When it died (RFC 3339).
+    pub died_at: String,
+    /// The last reason.
+    pub reason: Refusal,
+    /// Every refused attempt, oldest first.
+    pub history: Vec<Attempt>,
+    /// What it does.
+    pub operations: Vec<Operation>,
+}
+
+/// One refused attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// When (RFC 3339).
+    pub at: String,
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// A page of dead letters, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetters {
+    /// All that match, also those on other pages.
+    pub total: u64,
+    /// How many there are of each reason kind and message, most first.
+    pub groups: Vec<DeadGroup>,
+    /// This page.
+    pub letters: Vec<DeadLetter>,
+    /// Pass it as `after` for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<WriteId>,
+}
+
+/// Dead letters with the same reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeadGroup {
+    /// The reason.
+    pub reason: Refusal,
+    /// How many.
+    pub count: u64,
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default)]
+pub struct DeadFilter {
+    /// Only with this kind of reason.
+    pub kind: Option<crate::error::RefusalKind>,
+    /// Only that touch this collection.
+    pub collection: Option<crate::record::Collection>,
+    /// Only after this one.
+    pub after: Option<WriteId>,
+    /// Most letters on the page.
+    pub limit: usize,
+}
+
+/// A sequence as an integer, for places that order by it.
+pub fn write_id(sequence: Sequence) -> WriteId {
+    WriteId(sequence)
+}

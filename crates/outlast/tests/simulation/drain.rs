@@ -1,0 +1,107 @@
+//! A steady drain, in virtual time: what is estimated holds, and a limit on its rate acts at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outlast::status::QueueStatus;
+use outlast::{Document, Options, Outcome, Outlast, Wait, Write, WriteId};
+use outlast_testkit::disk::SimulatedDisk;
+use outlast_testkit::simulated::{SimulatedDatabase, Trace};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::machine::Machine;
+use crate::world;
+
+const WRITES: u64 = 20_000;
+/// From here on the rates that an estimate rests on are known.
+const STEADY_AFTER: Duration = Duration::from_secs(4);
+/// How far an estimate may be off, and the whole seconds to which it is rounded.
+const TOLERANCE: f64 = 0.3;
+const ROUNDING: Duration = Duration::from_secs(1);
+
+/// A queue with a backlog, and a database that was away and comes back.
+async fn backlog(seed: u64) -> (SimulatedDatabase, Outlast, WriteId) {
+    let database = SimulatedDatabase::new(seed, Trace::begin(false));
+    database.temper(|temper| {
+        temper.up = false;
+        temper.latency = Duration::from_millis(8)..Duration::from_millis(12);
+    });
+    let options = Options { batch_max: 20, ..Options::new("/nowhere/outlast-simulation") };
+    let machine = Machine::new(SimulatedDisk::new(seed), seed);
+    let outlast = Outlast::open_on(Arc::new(machine), Arc::new(database.clone()), options).await.unwrap();
+    let mut writers = JoinSet::new();
+    for writer in 0..100 {
+        let outlast = outlast.clone();
+        writers.spawn(async move {
+            let mut last = None;
+            for number in 0..WRITES / 100 {
+                let id = format!("{writer}-{number}").parse().unwrap();
+                let data = Document::parse("{}").unwrap();
+                let write = Write::put("documents".parse().unwrap(), id, data);
+                let Outcome::Queued(receipt) = outlast.submit(write, Wait::No).await.unwrap() else {
+                    panic!("the database is away")
+                };
+                last = last.max(Some(receipt.id));
+            }
+            last
+        });
+    }
+    let last = writers.join_all().await.into_iter().flatten().max().unwrap();
+    database.temper(|temper| temper.up = true);
+    while outlast.status().accounting.applied == 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    (database, outlast, last)
+}
+
+fn queue(outlast: &Outlast) -> QueueStatus {
+    outlast.status().queue
+}
+
+#[test]
+fn in_a_steady_drain_the_estimate_is_within_30_percent() {
+    world::run(1, async {
+        let (_database, outlast, last) = backlog(1).await;
+        let mut estimates = Vec::new();
+        sleep(STEADY_AFTER).await;
+        while queue(&outlast).writes > 0 {
+            let shown = queue(&outlast).drain_eta_seconds.unwrap();
+            let receipt = outlast.receipt(last).await.unwrap().estimate_seconds;
+            estimates.push((Instant::now(), shown, receipt.unwrap_or(0)));
+            sleep(Duration::from_millis(500)).await;
+        }
+        assert!(estimates.len() > 20, "it was drained too soon to say anything: {}", estimates.len());
+        let drained = Instant::now();
+        for (at, shown, receipt) in estimates {
+            let rest = drained - at;
+            for estimate in [shown, receipt].map(Duration::from_secs) {
+                let off = estimate.abs_diff(rest);
+                let told = format!("{estimate:?} were left, it was said; it took {rest:?}");
+                assert!(off <= rest.mul_f64(TOLERANCE) + ROUNDING, "{told}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_limit_on_the_rate_acts_at_once_and_so_does_lifting_it() {
+    world::run(2, async {
+        let (_database, outlast, _) = backlog(2).await;
+        let in_a_second = async || {
+            let before = outlast.status().accounting.applied;
+            sleep(Duration::from_secs(1)).await;
+            outlast.status().accounting.applied - before
+        };
+        let free = in_a_second().await;
+        outlast.throttle(Some(100));
+        let told = outlast.status().queue.drain_eta_seconds.unwrap();
+        assert!(told >= outlast.status().queue.writes / 100, "{told} s are too short at 100 a second");
+        let limited = in_a_second().await;
+        outlast.throttle(None);
+        let again = in_a_second().await;
+        // What is under way when the limit comes is one batch; a tenth of a second may be made up for.
+        assert!((80..=100 + 10 + 20).contains(&limited), "{limited} instead of 100");
+        assert!(free > 500 && again > 500, "{free}, then {again}");
+    });
+}
