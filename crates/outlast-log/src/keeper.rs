@@ -2,7 +2,9 @@
 //! compresses these, so that the committer never waits for any of it.
 
 use std::io;
+use std::mem;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +18,9 @@ use crate::sync::system_now;
 use crate::tail::Spare;
 
 /// Prefill is written and synced in steps of this size: a large flush at once would hold up the committer's syncs.
-const STEP_BYTES: usize = 1024 * 1024;
+const STEP_BYTES: usize = 128 * 1024;
+/// For so long the committer has the disk to itself after each step, while it syncs and there is time.
+const BREATHER: Duration = Duration::from_millis(1);
 /// How long to wait before another try when there is no space.
 const SPACE_RETRY: Duration = Duration::from_millis(500);
 /// Nothing is prepared or compressed when less than this would be left for everybody else.
@@ -114,7 +118,16 @@ fn prepare(shared: &Shared) -> io::Result<Option<SpareFile>> {
         }
         disk.create(&temporary)?
     };
-    let filled = prefill(&*file, bytes, shared.options.format.prefill(), || shared.keeper().stop);
+    let mut syncs = shared.syncs.load(Ordering::Relaxed);
+    let filled = prefill(&*file, bytes, shared.options.format.prefill(), |filled| {
+        let before = mem::replace(&mut syncs, shared.syncs.load(Ordering::Relaxed));
+        let queue = shared.keeper();
+        if queue.stop || syncs == before || is_late((filled, bytes), open_segment(shared)) {
+            return !queue.stop;
+        }
+        let waited = shared.keeper_work.wait_timeout(queue, BREATHER);
+        !waited.unwrap_or_else(PoisonError::into_inner).0.stop
+    });
     if !matches!(filled, Ok(true)) {
         // Half a spare is of no use and takes space that somebody else may need.
         disk.remove(&temporary)?;
@@ -135,12 +148,31 @@ fn take_recycled(shared: &Shared, name: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Fills the file and syncs it; `false` if it was told to stop.
-fn prefill(file: &dyn DiskFile, bytes: u64, value: u8, stop: impl Fn() -> bool) -> io::Result<bool> {
+/// How much of the open segment is used, and its size.
+fn open_segment(shared: &Shared) -> (u64, u64) {
+    shared.with_segments(|segments| {
+        segments.last().map_or((0, 0), |open| (open.written(), open.file_bytes.load(Ordering::Relaxed)))
+    })
+}
+
+/// Whether there is no time for a pause: the spare is to be ready when the open segment is half full. Each has so many
+/// bytes done of so many.
+fn is_late(spare: (u64, u64), open: (u64, u64)) -> bool {
+    u128::from(spare.0) * u128::from(open.1) < 2 * u128::from(open.0) * u128::from(spare.1)
+}
+
+/// Fills the file and syncs it; `false` if it was told to stop. `go_on` is asked before each step, and told how much is
+/// filled.
+fn prefill(
+    file: &dyn DiskFile,
+    bytes: u64,
+    value: u8,
+    mut go_on: impl FnMut(u64) -> bool,
+) -> io::Result<bool> {
     let block = vec![value; STEP_BYTES.min(bytes as usize)];
     let mut offset = 0;
     while offset < bytes {
-        if stop() {
+        if !go_on(offset) {
             return Ok(false);
         }
         let length = (bytes - offset).min(block.len() as u64);
@@ -159,6 +191,21 @@ pub(crate) fn create_prefilled(
     value: u8,
 ) -> io::Result<Arc<dyn DiskFile>> {
     let file = disk.create(path)?;
-    prefill(&*file, bytes, value, || false)?;
+    prefill(&*file, bytes, value, |_| true)?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_spare_is_ready_when_half_of_the_open_segment_is_used() {
+        let is_late = |spare, open| is_late((spare, 1 << 25), (open, 1 << 20));
+        assert!(!is_late(0, 0), "nothing is written: there is time");
+        assert!(is_late(0, 1));
+        assert!(!is_late(1 << 24, 1 << 18));
+        assert!(is_late((1 << 24) - 1, 1 << 18));
+        assert!(is_late((1 << 25) - 1, 1 << 19), "half is used: no more pauses");
+    }
 }
