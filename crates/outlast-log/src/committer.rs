@@ -191,21 +191,18 @@ impl Committer {
         }
     }
 
-    /// Waits a moment for those who were just woken, if that is worth it.
-    fn gather<'a>(&mut self, shared: &'a Shared, mut tail: MutexGuard<'a, Tail>) -> MutexGuard<'a, Tail> {
+    /// Waits a moment for those who were just woken, if that is worth it. Without going to sleep: it lasts no longer than
+    /// a sync, and to be woken would take a good part of that.
+    fn gather<'a>(&mut self, shared: &'a Shared, tail: MutexGuard<'a, Tail>) -> MutexGuard<'a, Tail> {
         let Some((count, patience)) = self.gathering.begin() else { return tail };
-        let waiting = tail.ticket - shared.appended.load(Ordering::Relaxed);
+        let before = tail.ticket;
+        drop(tail);
         let deadline = Instant::now() + patience;
-        tail.gather_until = Some(tail.ticket + count);
-        while tail.gather_until.is_some() && !tail.closing && shared.failure.get().is_none() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            tail = shared.work.wait_timeout(tail, left).unwrap_or_else(PoisonError::into_inner).0;
+        while shared.issued.load(Ordering::Relaxed) < before + count && Instant::now() < deadline {
+            thread::yield_now();
         }
-        tail.gather_until = None;
-        let came = tail.ticket - shared.appended.load(Ordering::Relaxed) - waiting;
+        let tail = shared.tail();
+        let came = tail.ticket - before;
         self.gathering.end(came, count);
         tail
     }

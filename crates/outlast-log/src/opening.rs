@@ -391,6 +391,7 @@ fn assemble(
         work: Condvar::new(),
         room: Condvar::new(),
         committer_rests: rest::NOT.into(),
+        issued: 0.into(),
         appended: 0.into(),
         durable: 0.into(),
         wanted: 0.into(),

@@ -27,7 +27,8 @@ pub(crate) struct Shared {
     pub(crate) room: Condvar,
     /// What the committer waits for, or is about to; see [`rest`].
     pub(crate) committer_rests: AtomicU8,
-    /// Tickets: written, synced, and to be synced at once.
+    /// Tickets: given, written, synced, and to be synced at once.
+    pub(crate) issued: AtomicU64,
     pub(crate) appended: AtomicU64,
     pub(crate) durable: AtomicU64,
     pub(crate) wanted: AtomicU64,

@@ -50,8 +50,6 @@ pub(crate) struct Tail {
     pub(crate) pending_bytes: usize,
     pub(crate) buffers: Vec<Vec<u8>>,
     pub(crate) spare: Spare,
-    /// The committer sleeps until this ticket is given, see [`Gathering`](crate::gathering::Gathering).
-    pub(crate) gather_until: Option<u64>,
     /// Since when the committer waits for space.
     pub(crate) write_blocked: Option<SystemTime>,
     /// Here while nobody commits.
@@ -106,7 +104,6 @@ impl Tail {
             pending_bytes: 0,
             buffers: Vec::new(),
             spare: Spare::Preparing,
-            gather_until: None,
             write_blocked: None,
             alarm: false,
             closing: false,
@@ -333,14 +330,12 @@ impl Shared {
     }
 
     /// Gives the tail back and sees that the committer takes what was put in, some time.
-    fn release(&self, mut tail: MutexGuard<'_, Tail>) {
-        let sleeps = match tail.gather_until {
-            Some(ticket) => tail.ticket >= ticket && tail.gather_until.take().is_some(),
-            None => match self.committer_rests.load(Ordering::SeqCst) {
-                rest::NOT => false,
-                rest::LAZILY if !tail.is_worth_writing() => false,
-                _ => self.committer_rests.swap(rest::NOT, Ordering::SeqCst) != rest::NOT,
-            },
+    fn release(&self, tail: MutexGuard<'_, Tail>) {
+        self.issued.store(tail.ticket, Ordering::Relaxed);
+        let sleeps = match self.committer_rests.load(Ordering::SeqCst) {
+            rest::NOT => false,
+            rest::LAZILY if !tail.is_worth_writing() => false,
+            _ => self.committer_rests.swap(rest::NOT, Ordering::SeqCst) != rest::NOT,
         };
         drop(tail);
         if sleeps {

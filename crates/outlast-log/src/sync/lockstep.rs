@@ -16,6 +16,8 @@ pub(crate) use std::sync::{OnceLock, RwLock};
 
 /// The thread that drives the world.
 const DRIVER: usize = 0;
+/// How much time passes for a thread that lets others run.
+const TURN: Duration = Duration::from_micros(10);
 /// How long a thread waits before it looks again whether a lock is free.
 const LOCK_RETRY: Duration = Duration::from_micros(10);
 /// The Unix time at which every world begins: 2025-01-01.
@@ -379,7 +381,7 @@ pub(crate) mod thread {
 
     pub(crate) use std::thread::panicking;
 
-    use super::{HERE, Slot, Wait, What, World, here};
+    use super::{HERE, Slot, TURN, Wait, What, World, here};
 
     #[derive(Debug)]
     pub(crate) struct Builder(std::thread::Builder);
@@ -474,6 +476,11 @@ pub(crate) mod thread {
 
     pub(crate) fn park() {
         wait_for_unpark(None);
+    }
+
+    /// Time passes while others run.
+    pub(crate) fn yield_now() {
+        super::sleep(TURN);
     }
 
     pub(crate) fn park_timeout(limit: Duration) {

@@ -134,7 +134,7 @@ impl<T> OnceLock<T> {
 pub(crate) mod thread {
     use std::time::Duration;
 
-    pub(crate) use shuttle::thread::{Builder, JoinHandle, Thread, current, panicking, park};
+    pub(crate) use shuttle::thread::{Builder, JoinHandle, Thread, current, panicking, park, yield_now};
 
     /// Ends when it likes, as the real one may.
     pub(crate) fn park_timeout(limit: Duration) {
