@@ -1,6 +1,6 @@
-//! [`Compressor`]: makes compressed files of sealed segments, a block at a time, and puts them in the place of the raw
-//! ones. A failure costs space, nothing else: the raw file stays. Only what could bring a segment back that has left the
-//! log is final.
+//! The compressor: a thread that makes compressed files of sealed segments, a block at a time, and puts them in the place
+//! of the raw ones. A failure costs space, nothing else: the raw file stays. Only what could bring a segment back that has
+//! left the log is final.
 
 use std::io;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::keeper::SPACE_LEFT_MIN;
 use crate::options::Compression;
 use crate::scan::{Found, Scanner};
 use crate::segment::Segment;
-use crate::shared::Shared;
+use crate::shared::{LatchOnPanic, Shared};
 
 /// A block has at least so many bytes of the segment, unless it is the last: what a random read decompresses.
 const BLOCK_BYTES: u64 = 64 * 1024;
@@ -24,37 +24,52 @@ const BLOCK_BYTES: u64 = 64 * 1024;
 const HEADER_BLOCK_BYTES: u64 = HEADER_BYTES / 2;
 /// Higher ones take longer for the same size: the blocks are small, and most of their text does not repeat.
 const LEVEL: i32 = 1;
+/// The compressor's, where 0 is usual and 19 the last.
+#[cfg(all(target_os = "linux", not(feature = "simulation")))]
+const NICENESS: i32 = 15;
 /// Synced in steps of this size: a large flush at once would hold up the committer's syncs.
 const SYNC_BYTES: u64 = 1024 * 1024;
 
-/// What the keeper works on when it has nothing more urgent to do.
-#[derive(Default)]
-pub(crate) struct Compressor(Option<Compressing>);
-
-impl Compressor {
-    /// Something was begun.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Does one step.
-    pub(crate) fn work(&mut self, shared: &Shared) {
-        let step = match self.0.take() {
-            Some(compressing) => compressing.step(shared),
+/// Runs until the log is closed or fails. What was begun then is left to the next opening.
+pub(crate) fn run(shared: &Arc<Shared>) {
+    let _guard = LatchOnPanic(shared.clone(), "compressor");
+    give_way();
+    let mut begun = None;
+    while is_wanted(shared, begun.is_some()) {
+        let step = match begun.take() {
+            Some(compressing) => Compressing::step(compressing, shared),
             None => Compressing::begin(shared),
         };
         match step {
-            Ok(next) => self.0 = next,
+            Ok(next) => begun = next,
             Err(_) => discard(shared),
         }
     }
-
-    /// Leaves what was begun for the next opening.
-    pub(crate) fn stop(&mut self, shared: &Shared) {
-        if self.0.take().is_some() {
-            discard(shared);
-        }
+    if begun.is_some() {
+        discard(shared);
     }
+}
+
+/// Waits for something to compress; false when it is over.
+fn is_wanted(shared: &Shared, busy: bool) -> bool {
+    let mut queue = shared.keeper();
+    loop {
+        if queue.stop || shared.failure.get().is_some() {
+            return false;
+        }
+        if busy || !queue.compress.is_empty() {
+            return true;
+        }
+        queue = shared.compressor_work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Whoever else wants a processor goes first, callers and committer above all. On Linux this is a thread's own affair
+/// (setpriority(2)); elsewhere it would be the whole process's.
+fn give_way() {
+    #[cfg(all(target_os = "linux", not(feature = "simulation")))]
+    // If it may not, it is in the way a little more.
+    let _ = rustix::process::setpriority_process(None, NICENESS);
 }
 
 fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {

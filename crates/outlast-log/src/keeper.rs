@@ -1,5 +1,5 @@
-//! The keeper: a thread that prepares the next segment's file ahead, writes the sidecars of sealed segments and
-//! compresses these, so that the committer never waits for any of it.
+//! The keeper: a thread that prepares the next segment's file ahead and writes the sidecars of sealed segments, so that
+//! the committer never waits for either.
 
 use std::io;
 use std::mem;
@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crate::compressing::{Compressor, uncompressed};
+use crate::compressing::uncompressed;
 use crate::disk::{Disk, DiskFile};
 use crate::epochs::random_64;
 use crate::error::is_no_space;
@@ -30,7 +30,6 @@ pub(crate) const SPACE_LEFT_MIN: u64 = 1024 * 1024;
 enum Job {
     Seal(Seal),
     Spare,
-    Compress,
     Stop,
 }
 
@@ -38,15 +37,14 @@ enum Job {
 pub(crate) fn run(shared: &Arc<Shared>) {
     let _guard = LatchOnPanic(shared.clone(), "keeper");
     let mut no_space_since = None;
-    let mut compressor = Compressor::default();
     loop {
-        match next_job(shared, no_space_since.is_some(), compressor.is_busy()) {
+        match next_job(shared, no_space_since.is_some()) {
             Job::Seal(seal) => {
                 write_sidecar(shared, &seal);
                 shared.keeper().compress.extend(uncompressed(&[seal.segment], shared.options.compression));
+                shared.compressor_work.notify_one();
             }
-            Job::Compress => compressor.work(shared),
-            Job::Stop => return compressor.stop(shared),
+            Job::Stop => return,
             Job::Spare => match prepare(shared) {
                 Ok(Some(spare)) => {
                     no_space_since = None;
@@ -71,8 +69,7 @@ pub(crate) fn run(shared: &Arc<Shared>) {
     }
 }
 
-/// Compressing comes last: the committer may wait for a spare.
-fn next_job(shared: &Shared, mut pause: bool, busy: bool) -> Job {
+fn next_job(shared: &Shared, mut pause: bool) -> Job {
     let mut queue = shared.keeper();
     loop {
         if let Some(seal) = queue.seals.pop() {
@@ -83,9 +80,6 @@ fn next_job(shared: &Shared, mut pause: bool, busy: bool) -> Job {
         }
         if queue.spare_wanted && !pause && shared.failure.get().is_none() {
             return Job::Spare;
-        }
-        if (busy || !queue.compress.is_empty()) && shared.failure.get().is_none() {
-            return Job::Compress;
         }
         queue = if pause {
             let (queue, waited) =

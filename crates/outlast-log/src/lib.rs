@@ -47,9 +47,10 @@
 //! # Inside
 //!
 //! Read upward: `disk` knows nothing of frames, `codec` nothing of files, `scan` walks the frames of one file,
-//! `recovery` judges one segment, `inventory` one folder, `opening` puts the log together. Then it lives in two threads: `tail` encodes what
-//! callers bring, the `committer` alone writes and syncs, the `keeper` prepares files ahead, writes sidecars and
-//! compresses what is sealed; what they share is `shared`. `inspect` looks at the same files without opening the log.
+//! `recovery` judges one segment, `inventory` one folder, `opening` puts the log together. Then it lives in threads:
+//! `tail` encodes what callers bring, the `committer` alone writes and syncs, the `keeper` prepares files ahead and writes
+//! sidecars, and `compressing` makes sealed segments smaller if that is wanted; what they share is `shared`. `inspect`
+//! looks at the same files without opening the log.
 
 mod checked;
 mod codec;

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use crate::Sequence;
 use crate::committer;
+use crate::compressing;
 use crate::disk::{Disk, DiskLock, RealDisk};
 use crate::durable::Durable;
 use crate::entry::{Appended, Counts, Entry, Epoch, Mark, NewEntry, QueueId, Ticket};
 use crate::error::{AppendError, CloseError, Damage, Failure, OpenError, ReadError, TornTail};
 use crate::keeper;
 use crate::opening::{self, Opened};
-use crate::options::{LogOptions, Reclaimed, Retention};
+use crate::options::{Compression, LogOptions, Reclaimed, Retention};
 use crate::reader::{ReadItem, Reader};
 use crate::segment::Segment;
 use crate::shared::{Seal, Shared};
@@ -107,7 +108,9 @@ struct Handle {
 struct Running {
     committer: JoinHandle<()>,
     keeper: JoinHandle<()>,
-    /// Given back when both have ended.
+    /// Where segments are compressed.
+    compressor: Option<JoinHandle<()>>,
+    /// Given back when all have ended.
     _lock: DiskLock,
 }
 
@@ -130,23 +133,31 @@ impl Log {
         options: LogOptions,
     ) -> Result<(Self, Recovered), OpenError> {
         let Opened { shared, recovered, lock } = opening::open(disk, directory, options)?;
-        let (for_committer, for_keeper) = (shared.clone(), shared.clone());
-        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+        let spawn = |name: &str, work: fn(&Arc<Shared>)| {
+            let shared = shared.clone();
+            let started = thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared));
             started.map_err(OpenError::io("start a thread for", directory))
         };
-        let committer = spawn("log-committer", Box::new(move || committer::run(&for_committer)))?;
-        let keeper = match spawn("log-keeper", Box::new(move || keeper::run(&for_keeper))) {
-            Ok(keeper) => keeper,
+        let compresses = shared.options.compression != Compression::None;
+        let others = || {
+            let keeper = spawn("log-keeper", keeper::run)?;
+            let compressor = compresses.then(|| spawn("log-compressor", compressing::run)).transpose();
+            compressor.map(|compressor| (keeper, compressor))
+        };
+        let committer = spawn("log-committer", committer::run)?;
+        match others() {
+            Ok((keeper, compressor)) => {
+                let running = Mutex::new(Some(Running { committer, keeper, compressor, _lock: lock }));
+                Ok((Self(Arc::new(Handle { shared, running })), recovered))
+            }
             Err(error) => {
                 stop_committer(&shared);
+                stop_others(&shared);
                 // It has nothing to write; whether it ended well makes no difference.
                 let _ = committer.join();
-                return Err(error);
+                Err(error)
             }
-        };
-        let running = Mutex::new(Some(Running { committer, keeper, _lock: lock }));
-        Ok((Self(Arc::new(Handle { shared, running })), recovered))
+        }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -357,16 +368,16 @@ impl Log {
 impl Handle {
     fn close(&self) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Running { committer, keeper, _lock }) = running.take() else { return };
+        let Some(Running { committer, keeper, compressor, _lock }) = running.take() else { return };
         let shared = &self.shared;
         stop_committer(shared);
         if committer.join().is_ok() && shared.failure.get().is_none() {
             self.seal_last();
         }
-        shared.keeper().stop = true;
-        shared.keeper_work.notify_all();
-        // A keeper that panicked leaves a sidecar unwritten, nothing else.
+        stop_others(shared);
+        // A keeper that panicked leaves a sidecar unwritten, a compressor a file to be removed, nothing else.
         let _ = keeper.join();
+        let _ = compressor.map(JoinHandle::join);
     }
 
     /// Seals the open segment, so that the next opening need not read it, and knows any damage in it for what it is.
@@ -393,6 +404,12 @@ fn stop_committer(shared: &Shared) {
     shared.tail().closing = true;
     shared.work.notify_all();
     shared.room.notify_all();
+}
+
+fn stop_others(shared: &Shared) {
+    shared.keeper().stop = true;
+    shared.keeper_work.notify_all();
+    shared.compressor_work.notify_all();
 }
 
 impl Drop for Handle {

@@ -403,6 +403,7 @@ fn assemble(
         segments: RwLock::new(segments),
         keeper: Mutex::new(keeper),
         keeper_work: Condvar::new(),
+        compressor_work: Condvar::new(),
         reclaiming: Mutex::new(()),
     });
     Opened { shared, recovered, lock }

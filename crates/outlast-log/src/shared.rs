@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) keeper: Mutex<KeeperQueue>,
     /// Wakes the keeper; goes with `keeper`.
     pub(crate) keeper_work: Condvar,
+    /// Wakes the compressor; goes with `keeper`.
+    pub(crate) compressor_work: Condvar,
     /// Held while segments are reclaimed: one at a time, from the front.
     pub(crate) reclaiming: Mutex<()>,
 }
@@ -56,7 +58,7 @@ pub(crate) mod rest {
     pub(crate) const IDLE: u8 = 2;
 }
 
-/// What the keeper has to do.
+/// What the keeper and the compressor have to do.
 #[derive(Debug, Default)]
 pub(crate) struct KeeperQueue {
     /// Sealed segments whose sidecars are not written yet.
@@ -131,6 +133,7 @@ impl Shared {
             self.room.notify_all();
             drop(self.keeper());
             self.keeper_work.notify_all();
+            self.compressor_work.notify_all();
             self.wake_all();
         }
     }
