@@ -24,7 +24,7 @@ const BLOCK_BYTES: u64 = 64 * 1024;
 const HEADER_BLOCK_BYTES: u64 = HEADER_BYTES / 2;
 /// Higher ones take longer for the same size: the blocks are small, and most of their text does not repeat.
 const LEVEL: i32 = 1;
-/// The compressor's, where 0 is usual and 19 the last.
+/// How far behind others it stands, where 19 is the last.
 #[cfg(all(target_os = "linux", not(feature = "simulation")))]
 const NICENESS: i32 = 15;
 /// Synced in steps of this size: a large flush at once would hold up the committer's syncs.
@@ -65,11 +65,11 @@ fn is_wanted(shared: &Shared, busy: bool) -> bool {
 }
 
 /// Whoever else wants a processor goes first, callers and committer above all. On Linux this is a thread's own affair
-/// (setpriority(2)); elsewhere it would be the whole process's.
+/// (nice(2)); elsewhere it would be the whole process's.
 fn give_way() {
     #[cfg(all(target_os = "linux", not(feature = "simulation")))]
     // If it may not, it is in the way a little more.
-    let _ = rustix::process::setpriority_process(None, NICENESS);
+    let _ = rustix::process::nice(NICENESS);
 }
 
 fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
