@@ -610,10 +610,10 @@ fn without_space_segments_stay_as_they_are_and_nothing_fails() {
             let disk = disk.after_kill();
             let gate = Gate::new(&disk);
             let (log, _) = Log::open_on(gate.clone(), queue(), with(format, Compression::Zstd)).unwrap();
-            // The spare is there: compressing comes last.
+            // Only compressing is to meet the end of the space, and only where it writes.
             wait_until("there is a spare", || log.usage().disk_bytes > 4 * SEGMENT_BYTES);
-            disk.set_space_left(Some(space));
             gate.says_space.store(true, Ordering::Relaxed);
+            disk.set_space_left(Some(space));
             gate.set_open();
             append(&log, &body(91, BODY_BYTES));
             wait_until("each was tried", || gate.ended.load(Ordering::Relaxed) == 3);
