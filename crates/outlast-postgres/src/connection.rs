@@ -27,6 +27,15 @@ pub(crate) enum ConnectError {
     Refused(String),
 }
 
+impl ConnectError {
+    /// In words.
+    pub(crate) fn into_reason(self) -> String {
+        match self {
+            Self::Unavailable(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
 /// A session in a database that takes writes.
 pub(crate) struct Connection {
     wire: Wire,

@@ -125,8 +125,9 @@ impl Postgres {
         self.writes.take(deadline).await.map_err(database_error)
     }
 
+    /// A session for what somebody reads: without one nothing was refused about that, whatever the reason.
     async fn read_connection(&self, deadline: Instant) -> Result<Pooled, DatabaseError> {
-        self.reads.take(deadline).await.map_err(database_error)
+        self.reads.take(deadline).await.map_err(|error| DatabaseError::Unavailable(error.into_reason()))
     }
 
     /// The table of a collection, if there is one.
@@ -322,11 +323,11 @@ impl Database for Postgres {
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
         let limits = self.limits();
-        let mut connection = self.writes.take(limits.deadline).await.map_err(|error| match error {
-            ConnectError::Unavailable(reason) | ConnectError::Refused(reason) => {
-                ApplyError::Unavailable(reason)
-            }
-        })?;
+        let mut connection = self
+            .writes
+            .take(limits.deadline)
+            .await
+            .map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
         let create_collections = self.create_collections;
         let target = Target { lane, position, next, create_collections, limits };
         let attempt = Attempt { connection: &mut connection, shapes: &self.shapes, target, batch };

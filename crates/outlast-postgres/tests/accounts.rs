@@ -36,6 +36,11 @@ async fn a_wrong_password_user_or_database_is_refused_without_showing_a_secret()
         let batch = items(&position, vec![put("a", "1", "{}")]);
         let applied = database.apply(&db.lane, &position, after(&position, 1), &batch).await;
         assert!(matches!(applied, Err(ApplyError::Unavailable(_))), "{applied:?}");
+        // Nor is who reads: it is an outage, and no refusal of what was asked.
+        let read = database.get(&"a".parse().unwrap(), &"1".parse().unwrap()).await;
+        assert!(matches!(read, Err(DatabaseError::Unavailable(_))), "{read:?}");
+        let key = database.find_key("k").await;
+        assert!(matches!(key, Err(DatabaseError::Unavailable(_))), "{key:?}");
     }
     let missing = Postgres::from_url(&db.server.url("nowhere"), PostgresOptions::default()).unwrap();
     let Err(DatabaseError::Refused(text)) = missing.probe().await else { panic!("not refused") };

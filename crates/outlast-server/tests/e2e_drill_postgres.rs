@@ -40,6 +40,15 @@ struct Drill {
     api: Arc<Api>,
 }
 
+/// Ends who looks on, also when the drill fails: the test would wait for it for ever.
+struct EndsWith(Arc<AtomicBool>);
+
+impl Drop for EndsWith {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 impl Drill {
     /// As the superuser, beside Outlast.
     fn sql(&self, statements: &str) -> String {
@@ -104,11 +113,12 @@ impl Drill {
         };
         let waiting = self.api.status().await.queue.writes;
         let before = self.batches().await;
+        let end = EndsWith(returned);
         let looking = tokio::task::spawn_blocking(look);
         self.api.until(name, |status| status.outage.is_none()).await;
         let after = self.batches().await;
         self.flows(name).await;
-        returned.store(true, Ordering::SeqCst);
+        drop(end);
         let (peak, slowest) = looking.await.unwrap();
         let [small, all] = [0, 1].map(|at| after[at] - before[at]);
         println!(

@@ -20,6 +20,15 @@ pub(crate) enum ConnectError {
     Refused(String),
 }
 
+impl ConnectError {
+    /// In words.
+    pub(crate) fn into_reason(self) -> String {
+        match self {
+            Self::Unavailable(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
 /// Why a request has no result.
 #[derive(Debug, Clone)]
 pub(crate) enum RequestError {

@@ -119,8 +119,9 @@ impl SurrealDb {
         Instant::now() + self.request_timeout
     }
 
+    /// A session for what somebody reads: without one nothing was refused about that, whatever the reason.
     async fn read_connection(&self, deadline: Instant) -> Result<Pooled, DatabaseError> {
-        self.reads.take(deadline).await.map_err(database_error)
+        self.reads.take(deadline).await.map_err(|error| DatabaseError::Unavailable(error.into_reason()))
     }
 
     fn is(&self, release: Release) -> bool {
@@ -330,11 +331,8 @@ impl Database for SurrealDb {
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
         let deadline = self.deadline();
-        let mut connection = self.writes.take(deadline).await.map_err(|error| match error {
-            ConnectError::Unavailable(reason) | ConnectError::Refused(reason) => {
-                ApplyError::Unavailable(reason)
-            }
-        })?;
+        let mut connection =
+            self.writes.take(deadline).await.map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
         if self.is(Release::Unknown) {
             let looked = self.look_at_server(&mut connection, deadline).await;
             looked.map_err(|error| ApplyError::Unavailable(error.to_string()))?;

@@ -57,6 +57,11 @@ async fn a_wrong_password_is_refused_without_showing_it() {
         .apply(&db.lane, &position, after(&position, 1), &items(&position, vec![put("a", "1", "{}")]))
         .await;
     assert!(matches!(applied, Err(ApplyError::Unavailable(_))), "{applied:?}");
+    // Nor is who reads: it is an outage, and no refusal of what was asked.
+    let read = database.get(&"a".parse().unwrap(), &"1".parse().unwrap()).await;
+    assert!(matches!(read, Err(DatabaseError::Unavailable(_))), "{read:?}");
+    let key = database.find_key("k").await;
+    assert!(matches!(key, Err(DatabaseError::Unavailable(_))), "{key:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
