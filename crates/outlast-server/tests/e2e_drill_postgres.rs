@@ -87,12 +87,8 @@ impl Drill {
     /// How many batches there were so far: small ones, and all.
     async fn batches(&self) -> [u64; 2] {
         let small = format!("outlast_apply_batch_size_bucket{{le=\"{FIRST_BATCH}\"}}");
-        let all = "outlast_apply_batch_size_count".to_owned();
-        let mut batches = [0; 2];
-        for (batches, series) in batches.iter_mut().zip([small, all]) {
-            *batches = self.api.metric(&series).await.round() as u64;
-        }
-        batches
+        let batches = self.api.metrics([&small, "outlast_apply_batch_size_count"]).await;
+        batches.map(|count| count.round() as u64)
     }
 
     /// The outage is over and the load flows. Returns how many of Outlast's transactions were seen at once.

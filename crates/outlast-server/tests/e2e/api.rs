@@ -185,9 +185,16 @@ impl Api {
 
     /// The value of a series: `outlast_apply_attempts_total{result="unknown"}`.
     pub async fn metric(&self, series: &str) -> f64 {
+        self.metrics([series]).await[0]
+    }
+
+    /// The values of several series at one moment.
+    pub async fn metrics<const N: usize>(&self, series: [&str; N]) -> [f64; N] {
         let text = self.get("/metrics").await.text;
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        let value = value.unwrap_or_else(|| panic!("no series {series} in:\n{text}"));
-        value.parse().unwrap_or_else(|error| panic!("{series}: {value}: {error}"))
+        series.map(|series| {
+            let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+            let value = value.unwrap_or_else(|| panic!("no series {series} in:\n{text}"));
+            value.parse().unwrap_or_else(|error| panic!("{series}: {value}: {error}"))
+        })
     }
 }
