@@ -21,7 +21,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 async fn queue(seed: u64) -> (SimulatedDatabase, Outlast) {
     let database = SimulatedDatabase::new(seed, Trace::begin(false));
     let machine = Machine::new(SimulatedDisk::new(seed), seed);
-    let options = Options::new("/nowhere/outlast-simulation");
+    // A simulated disk takes its time for large files.
+    let options = Options { segment_bytes: 1 << 20, ..Options::new("/nowhere/outlast-simulation") };
     let outlast = Outlast::open_on(Arc::new(machine), Arc::new(database.clone()), options).await.unwrap();
     until(|| outlast.is_healthy()).await;
     (database, outlast)
