@@ -66,8 +66,6 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gathering;
-#[cfg(test)]
-mod golden;
 mod header;
 pub mod inspect;
 mod inventory;
@@ -85,6 +83,10 @@ mod shared;
 mod sidecar;
 mod sync;
 mod tail;
+#[cfg(test)]
+mod tests {
+    mod golden;
+}
 
 pub use disk::{Disk, DiskFile, DiskLock, RealDisk};
 pub use durable::Durable;

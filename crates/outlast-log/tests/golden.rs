@@ -3,7 +3,7 @@
 //! What is read (by looking, and by opening) is compared with `expected.json` beside the files. The directories have
 //! several openings and segments, every kind of mark, origins, unicode, a reclaimed front, damage that is known and
 //! damage that is not, a torn tail, and a log of dead letters. That today's writer still gives the same bytes for the
-//! same content is tested in `src/golden.rs`. New files, for a new version only, are written by
+//! same content is tested in `src/tests/golden.rs`. New files, for a new version only, are written by
 //! `OUTLAST_GOLDEN=DIRECTORY cargo test -p outlast-log --test golden -- --ignored`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 

@@ -213,7 +213,7 @@ async fn no_kind_of_outage_loses_doubles_or_blames_anything() {
     // one that held both could meet a batch that took them the other way round, and PostgreSQL would pick its victim.
     for migration in [
         "BEGIN; LOCK TABLE documents; SELECT pg_sleep(1); ALTER TABLE documents ADD COLUMN migrated bigint DEFAULT 7; COMMIT",
-        "BEGIN; LOCK TABLE counters; SELECT pg_sleep(1); ALTER TABLE counters ADD COLUMN migrated text; COMMIT",
+        "ALTER TABLE counters ADD COLUMN migrated text",
     ] {
         drill.sql(migration);
     }
