@@ -83,10 +83,6 @@ mod shared;
 mod sidecar;
 mod sync;
 mod tail;
-#[cfg(test)]
-mod tests {
-    mod golden;
-}
 
 pub use disk::{Disk, DiskFile, DiskLock, RealDisk};
 pub use durable::Durable;
@@ -105,4 +101,9 @@ pub use sync::Instant;
 #[doc(hidden)]
 pub mod simulation {
     pub use crate::sync::lockstep::{World, sleep};
+}
+
+#[cfg(test)]
+mod tests {
+    mod golden;
 }
