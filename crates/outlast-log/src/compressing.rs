@@ -3,8 +3,11 @@
 //! left the log is final.
 
 use std::io;
+use std::mem;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use zstd_safe::{CCtx, CParameter, DCtx, compress_bound};
 
@@ -28,13 +31,18 @@ const LEVEL: i32 = 1;
 #[cfg(all(target_os = "linux", not(feature = "simulation")))]
 const NICENESS: i32 = 15;
 /// Synced in steps of this size: a large flush at once would hold up the committer's syncs.
-const SYNC_BYTES: u64 = 1024 * 1024;
+const SYNC_BYTES: u64 = 128 * 1024;
+/// For so long the committer has the disk to itself after each block, while it syncs and there is time.
+const BREATHER: Duration = Duration::from_millis(1);
+/// There is no more time when so many segments wait.
+const WAITING_MAX: usize = 2;
 
 /// Runs until the log is closed or fails. What was begun then is left to the next opening.
 pub(crate) fn run(shared: &Arc<Shared>) {
     let _guard = LatchOnPanic(shared.clone(), "compressor");
     give_way();
     let mut begun = None;
+    let mut syncs = 0;
     while is_wanted(shared, begun.is_some()) {
         let step = match begun.take() {
             Some(compressing) => Compressing::step(compressing, shared),
@@ -43,6 +51,10 @@ pub(crate) fn run(shared: &Arc<Shared>) {
         match step {
             Ok(next) => begun = next,
             Err(_) => discard(shared),
+        }
+        let before = mem::replace(&mut syncs, shared.syncs.load(Ordering::Relaxed));
+        if begun.is_some() && syncs != before {
+            breathe(shared);
         }
     }
     if begun.is_some() {
@@ -61,6 +73,14 @@ fn is_wanted(shared: &Shared, busy: bool) -> bool {
             return true;
         }
         queue = shared.compressor_work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+/// Leaves the disk to the committer for a moment, unless too much waits.
+fn breathe(shared: &Shared) {
+    let queue = shared.keeper();
+    if !queue.stop && queue.compress.len() < WAITING_MAX {
+        let _ = shared.compressor_work.wait_timeout(queue, BREATHER);
     }
 }
 
