@@ -171,14 +171,16 @@ impl<'a> Attempt<'a> {
 
     /// The position was not the expected one: says what stands there.
     async fn moved(&mut self) -> ApplyError {
-        match position::read(self.connection, self.target.lane, self.target.limits).await {
-            // Row-level security, or a trigger, keeps us from changing it.
-            Ok(Some(actual)) if actual == *self.target.position => ApplyError::Unavailable(
-                "the account may read but not change its row of the table outlast_position".to_owned(),
-            ),
-            Ok(actual) => ApplyError::Moved { actual },
-            Err(error) => ApplyError::Unavailable(error.to_string()),
+        for (lane, expected) in self.target.rows {
+            match position::read(self.connection, lane, self.target.limits).await {
+                Ok(Some(actual)) if actual == *expected => {}
+                Ok(actual) => return ApplyError::Moved { actual },
+                Err(error) => return ApplyError::Unavailable(error.to_string()),
+            }
         }
+        // Row-level security, or a trigger, keeps us from changing it.
+        let rights = "the account may read but not change its row of the table outlast_position";
+        ApplyError::Unavailable(rights.to_owned())
     }
 
     /// The write at `index` is refused without asking the database. One before it may be refused by that: then it is

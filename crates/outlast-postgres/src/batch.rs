@@ -23,8 +23,8 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 /// What the whole batch is about.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
-    pub(crate) lane: &'a LaneId,
-    pub(crate) position: &'a Position,
+    /// The lanes whose positions are checked and moved.
+    pub(crate) rows: &'a [(LaneId, Position)],
     pub(crate) next: Sequence,
     pub(crate) create_collections: bool,
     pub(crate) limits: Limits,
@@ -172,11 +172,13 @@ impl<'a, 's: 'a> Builder<'a, 's> {
     fn begin(&mut self, target: Target<'_>) -> Result<(), Stop> {
         target.limits.begin(&mut self.block.flight).map_err(Stop::TooLarge)?;
         self.block.sources.resize(self.block.flight.len(), Source::Begin);
-        let Position { sequence, generation, owner } = target.position;
-        let [next, sequence, generation] =
-            [target.next.as_u64(), sequence.0.as_u64(), *generation].map(|number| number.to_string());
-        let parameters = [target.lane.as_str(), &next, &sequence, &generation, owner].map(Some);
-        self.add(Source::Position, ADVANCE, &parameters)
+        for (lane, Position { sequence, generation, owner }) in target.rows {
+            let [next, sequence, generation] =
+                [target.next.as_u64(), sequence.0.as_u64(), *generation].map(|number| number.to_string());
+            let parameters = [lane.as_str(), &next, &sequence, &generation, owner].map(Some);
+            self.add(Source::Position, ADVANCE, &parameters)?;
+        }
+        Ok(())
     }
 
     /// Stores the keys of all writes at once.

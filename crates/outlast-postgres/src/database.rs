@@ -315,10 +315,9 @@ impl Database for Postgres {
         self.move_to(lane, seen, Some(sequence), owner).await
     }
 
-    async fn apply(
+    async fn apply_across(
         &self,
-        lane: &LaneId,
-        position: &Position,
+        rows: &[(LaneId, Position)],
         next: Sequence,
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
@@ -329,7 +328,7 @@ impl Database for Postgres {
             .await
             .map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
         let create_collections = self.create_collections;
-        let target = Target { lane, position, next, create_collections, limits };
+        let target = Target { rows, next, create_collections, limits };
         let attempt = Attempt { connection: &mut connection, shapes: &self.shapes, target, batch };
         let applied = attempt.run().await;
         self.leave_if_demoted(&connection);

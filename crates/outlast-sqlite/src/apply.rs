@@ -21,15 +21,14 @@ enum Stop {
     Commit(rusqlite::Error),
 }
 
-/// Applies a batch; see [`Database::apply`](outlast::database::Database::apply).
+/// Applies a batch; see [`Database::apply_across`](outlast::database::Database::apply_across).
 pub(crate) fn apply(
     open: &mut Open,
-    lane: &LaneId,
-    position: &Position,
+    rows: &[(LaneId, Position)],
     next: Sequence,
     batch: &[Item],
 ) -> Result<Applied, ApplyError> {
-    let stop = match try_apply(open, lane, position, next, batch) {
+    let stop = match try_apply(open, rows, next, batch) {
         Ok(applied) => return Ok(applied),
         Err(stop) => stop,
     };
@@ -44,14 +43,15 @@ pub(crate) fn apply(
 
 fn try_apply(
     open: &mut Open,
-    lane: &LaneId,
-    position: &Position,
+    rows: &[(LaneId, Position)],
     next: Sequence,
     batch: &[Item],
 ) -> Result<Applied, Stop> {
     open.begin().map_err(|error| Stop::Early(error.into()))?;
-    if !position::advance(open, lane, position, next).map_err(Stop::Early)? {
-        return Err(Stop::Moved(position::read(open, lane).map_err(Stop::Early)?));
+    for (lane, position) in rows {
+        if !position::advance(open, lane, position, next).map_err(Stop::Early)? {
+            return Err(Stop::Moved(position::read(open, lane).map_err(Stop::Early)?));
+        }
     }
     open.shapes.refresh(&open.connection).map_err(|error| Stop::Early(error.into()))?;
     let applied = write_all(open, batch).map_err(|(index, failure)| Stop::Write(index, failure))?;

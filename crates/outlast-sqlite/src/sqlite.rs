@@ -224,17 +224,16 @@ impl Database for Sqlite {
         self.change_position(lane, seen, Some(sequence), owner).await
     }
 
-    async fn apply(
+    async fn apply_across(
         &self,
-        lane: &LaneId,
-        position: &Position,
+        rows: &[(LaneId, Position)],
         next: Sequence,
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
-        let (lane, position, batch) = (lane.clone(), position.clone(), batch.to_vec());
+        let (rows, batch) = (rows.to_vec(), batch.to_vec());
         let work = move |slot: &mut Slot| {
             // A connection that cannot be had, or whose file is not the one under the path: nothing was sent.
-            let result = slot.run(|open| Ok(apply::apply(open, &lane, &position, next, &batch)));
+            let result = slot.run(|open| Ok(apply::apply(open, &rows, next, &batch)));
             let result = result.unwrap_or_else(|failure| Err(apply::early(failure)));
             if matches!(result, Err(ApplyError::Unavailable(_) | ApplyError::Unknown(_))) {
                 slot.close();

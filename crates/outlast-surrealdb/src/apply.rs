@@ -160,13 +160,15 @@ impl Attempt<'_> {
 
     /// The position was not the expected one: says what stands there.
     async fn moved(&mut self) -> ApplyError {
-        match position::read(self.connection, self.target.lane, self.deadline).await {
-            Ok(Some(actual)) if actual == *self.target.position => ApplyError::Unavailable(
-                "the account may read but not write the table outlast_position: it needs the role EDITOR or OWNER".to_owned(),
-            ),
-            Ok(actual) => ApplyError::Moved { actual },
-            Err(error) => ApplyError::Unavailable(error.to_string()),
+        for (lane, expected) in self.target.rows {
+            match position::read(self.connection, lane, self.deadline).await {
+                Ok(Some(actual)) if actual == *expected => {}
+                Ok(actual) => return ApplyError::Moved { actual },
+                Err(error) => return ApplyError::Unavailable(error.to_string()),
+            }
         }
+        let rights = "the account may read but not write the table outlast_position: it needs the role EDITOR or OWNER";
+        ApplyError::Unavailable(rights.to_owned())
     }
 
     /// The write that a refusal names by its index.

@@ -44,8 +44,8 @@ pub(crate) enum Care {
 /// What a batch is applied to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
-    pub(crate) lane: &'a LaneId,
-    pub(crate) position: &'a Position,
+    /// The lanes whose positions are checked and moved.
+    pub(crate) rows: &'a [(LaneId, Position)],
     pub(crate) next: Sequence,
     /// Refuse writes to tables that are not defined, even where the server would define them.
     pub(crate) tables_must_exist: bool,
@@ -123,23 +123,29 @@ impl Block {
     }
 
     fn begin(&mut self, target: Target<'_>) {
-        let expected = target.position;
         let next = target.next.as_u64();
-        for (name, value) in [
-            ("outlast_lane", record(POSITIONS, target.lane.as_str())),
-            ("outlast_next", integer(next)),
-            ("outlast_sequence", integer(expected.sequence.0.as_u64())),
-            ("outlast_generation", integer(expected.generation)),
-            ("outlast_owner", text(expected.owner.as_str())),
-        ] {
-            self.values.push((name.to_owned(), value));
+        self.values.push(("outlast_next".to_owned(), integer(next)));
+        self.line("{");
+        for (lane, expected) in target.rows {
+            self.advance(lane, expected, next);
         }
+    }
+
+    /// Checks and moves a position.
+    fn advance(&mut self, lane: &LaneId, expected: &Position, next: u64) {
+        let [lane, sequence, generation, owner] = [
+            record(POSITIONS, lane.as_str()),
+            integer(expected.sequence.0.as_u64()),
+            integer(expected.generation),
+            text(expected.owner.as_str()),
+        ]
+        .map(|value| self.bind(value));
         // The server does not write a record that does not change, and then a take-over would not conflict with this
         // transaction: so when the sequence stays, something else must change.
         let touch = if expected.sequence.0.as_u64() == next { ", touched += 1" } else { "" };
         self.line(&format!(
-            "{{ LET $outlast_moved = (UPDATE $outlast_lane SET sequence = $outlast_next{touch} WHERE sequence = \
-             $outlast_sequence AND generation = $outlast_generation AND owner = $outlast_owner RETURN VALUE generation);\n\
+            "LET $outlast_moved = (UPDATE ${lane} SET sequence = $outlast_next{touch} WHERE sequence = ${sequence} AND \
+             generation = ${generation} AND owner = ${owner} RETURN VALUE generation);\n\
              IF $outlast_moved = [] {{ THROW '{MOVED}' }};"
         ));
     }
@@ -347,8 +353,8 @@ mod tests {
         let position =
             Position { sequence: Sequence64(Sequence::START), generation: 1, owner: "me".to_owned() };
         let next = Sequence::from_u64(Sequence::START.as_u64() + 1).unwrap();
-        let lane = LaneId::new("q", 0);
-        let target = Target { lane: &lane, position: &position, next, tables_must_exist: false };
+        let rows = [(LaneId::new("q", 0), position)];
+        let target = Target { rows: &rows, next, tables_must_exist: false };
         let id = WriteId(next);
         let batch: Vec<Item> = writes.into_iter().map(|write| Item { id, write: Arc::new(write) }).collect();
         Block::new(target, &batch, &HashSet::new(), care, 0).map_err(|(index, _)| index).unwrap()
@@ -413,9 +419,8 @@ mod tests {
     fn a_sequence_that_stays_still_writes_the_position() {
         let position =
             Position { sequence: Sequence64(Sequence::START), generation: 1, owner: "me".to_owned() };
-        let lane = LaneId::new("q", 0);
-        let target =
-            Target { lane: &lane, position: &position, next: Sequence::START, tables_must_exist: false };
+        let rows = [(LaneId::new("q", 0), position)];
+        let target = Target { rows: &rows, next: Sequence::START, tables_must_exist: false };
         let Ok(block) = Block::new(target, &[], &HashSet::new(), Care::Fast, 0) else { panic!() };
         assert!(block.text.contains("touched += 1"), "{}", block.text);
     }

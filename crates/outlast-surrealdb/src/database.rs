@@ -323,10 +323,9 @@ impl Database for SurrealDb {
         self.move_to(lane, seen, Some(sequence), owner).await
     }
 
-    async fn apply(
+    async fn apply_across(
         &self,
-        lane: &LaneId,
-        position: &Position,
+        rows: &[(LaneId, Position)],
         next: Sequence,
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
@@ -345,7 +344,7 @@ impl Database for SurrealDb {
             let reason = Refusal::new(RefusalKind::Other, message);
             return Err(ApplyError::Rejected { index, reason, retryable: false });
         }
-        let target = Target { lane, position, next, tables_must_exist: !self.create_collections };
+        let target = Target { rows, next, tables_must_exist: !self.create_collections };
         Attempt { connection: &mut connection, target, batch, deadline }.run().await
     }
 

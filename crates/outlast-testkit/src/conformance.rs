@@ -103,6 +103,7 @@ macro_rules! conformance {
             positions: a_take_over_and_a_batch_never_both_succeed,
             positions: a_batch_at_another_sequence_generation_or_owner_has_no_effect,
             positions: lanes_do_not_touch_each_other,
+            positions: a_batch_over_several_lanes_moves_all_of_them_or_none,
             positions: an_operator_sets_the_position_whatever_it_was,
             positions: the_largest_sequence_is_kept,
             positions: a_closed_database_opens_again,

@@ -30,7 +30,7 @@ pub enum Temper {
 }
 
 type Judge = Box<dyn Fn(&Write) -> Option<(Refusal, bool)> + Send + Sync>;
-type Held = (LaneId, Position, Sequence, Vec<Item>);
+type Held = (Vec<(LaneId, Position)>, Sequence, Vec<Item>);
 
 /// A database with a temper in front of a real one.
 pub struct Faulty {
@@ -85,8 +85,8 @@ impl Faulty {
     pub async fn deliver_late(&self) -> usize {
         let held = std::mem::take(&mut *lock(&self.held));
         let mut committed = 0;
-        for (lane, position, next, batch) in held {
-            if self.inner.apply(&lane, &position, next, &batch).await.is_ok() {
+        for (rows, next, batch) in held {
+            if self.inner.apply_across(&rows, next, &batch).await.is_ok() {
                 committed += 1;
             }
         }
@@ -190,10 +190,9 @@ impl Database for Faulty {
         }
     }
 
-    async fn apply(
+    async fn apply_across(
         &self,
-        lane: &LaneId,
-        position: &Position,
+        rows: &[(LaneId, Position)],
         next: Sequence,
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
@@ -207,11 +206,11 @@ impl Database for Faulty {
             return Err(ApplyError::Unknown("the request was lost (injected)".into()));
         }
         if self.once(&Temper::HoldBack, "held back") {
-            lock(&self.held).push((lane.clone(), position.clone(), next, batch.to_vec()));
+            lock(&self.held).push((rows.to_vec(), next, batch.to_vec()));
             return Err(ApplyError::Unknown("no answer in time (injected)".into()));
         }
         self.transactions.fetch_add(1, Ordering::SeqCst);
-        let answer = self.inner.apply(lane, position, next, batch).await;
+        let answer = self.inner.apply_across(rows, next, batch).await;
         if answer.is_ok() && self.once(&Temper::CommitWithoutAnswer, "answer lost") {
             return Err(ApplyError::Unknown("the answer was lost (injected)".into()));
         }

@@ -10,21 +10,22 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::clock::rfc3339_now;
-use crate::database::{Database, LaneId};
+use crate::database::Database;
 use crate::dead::DeadLetterStore;
 use crate::drainer::Command;
 use crate::error::Error;
 use crate::estimate::{Rate, RetryInputs, retry_after, seconds, usual_rest};
 use crate::event::{Event, EventKind};
-use crate::feed::Intake;
+use crate::feed::{Intake, Pending};
 use crate::health::{Check, HealthManager, Level, Monitor, StateChange};
+use crate::lanes::{Progress, place_of};
 use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Snapshot};
 use crate::options::Options;
 use crate::outage::Outages;
 use crate::status::{Accounting, LaneState, QueueStatus};
 use crate::waiters::Waiters;
-use crate::write::{IdempotencyKey, WriteId};
+use crate::write::{IdempotencyKey, Write, WriteId};
 
 /// Idempotency keys remembered while their writes are pending; beyond that only the database's table tells.
 const PENDING_KEYS_MAX: usize = 200_000;
@@ -47,7 +48,6 @@ impl Book {
 pub(crate) struct Core {
     pub options: Options,
     pub database: Arc<dyn Database>,
-    pub lane: LaneId,
     pub log: Log,
     pub dead: DeadLetterStore,
     pub monitor: Monitor,
@@ -64,6 +64,8 @@ pub(crate) struct Core {
     pub decided: watch::Sender<u64>,
     pub commands: mpsc::Sender<Command>,
     keys: Mutex<HashMap<String, (String, WriteId)>>,
+    progress: Mutex<Progress>,
+    /// The lowest of `progress`, to be read without a lock.
     cursor: AtomicU64,
     throttle: AtomicU64,
     stopping: AtomicBool,
@@ -94,7 +96,6 @@ impl Core {
     pub(crate) fn new(parts: Parts) -> Self {
         let throttle = parts.options.drain_rate.unwrap_or(0);
         Self {
-            lane: LaneId::new(parts.log.queue_id(), 0),
             options: parts.options,
             database: parts.database,
             log: parts.log,
@@ -112,6 +113,7 @@ impl Core {
             decided: watch::channel(0).0,
             commands: parts.commands,
             keys: Mutex::default(),
+            progress: Mutex::new(Progress::new(1, Sequence::START)),
             cursor: AtomicU64::new(0),
             throttle: AtomicU64::new(throttle),
             stopping: AtomicBool::new(false),
@@ -131,13 +133,74 @@ impl Core {
         self.outages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The local copy of the watermark. The drainer alone moves it.
+    /// The local copy of the watermark: every write up to here is decided, in every lane. The drainer alone moves it.
     pub(crate) fn cursor(&self) -> Sequence {
         Sequence::from_u64(self.cursor.load(Ordering::Acquire)).unwrap_or(Sequence::START)
     }
 
-    pub(crate) fn set_cursor(&self, cursor: Sequence) {
-        self.cursor.store(cursor.as_u64(), Ordering::Release);
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many lanes there are.
+    pub(crate) fn lanes(&self) -> usize {
+        self.progress().lanes()
+    }
+
+    /// How far this lane is, as far as is known here.
+    pub(crate) fn reached(&self, lane: usize) -> Sequence {
+        self.progress().of(lane)
+    }
+
+    /// This lane is at `to`.
+    pub(crate) fn reach(&self, lane: usize, to: Sequence) {
+        let mut progress = self.progress();
+        progress.set(lane, to);
+        self.cursor.store(progress.lowest().as_u64(), Ordering::Release);
+    }
+
+    /// All lanes are at `to`, or further.
+    pub(crate) fn reach_at_least(&self, to: Sequence) {
+        let mut progress = self.progress();
+        for lane in 0..progress.lanes() {
+            let reached = progress.of(lane);
+            progress.set(lane, reached.max(to));
+        }
+        self.cursor.store(progress.lowest().as_u64(), Ordering::Release);
+    }
+
+    /// There are so many lanes, and all are at `at`.
+    pub(crate) fn reach_all(&self, lanes: usize, at: Sequence) {
+        *self.progress() = Progress::new(lanes, at);
+        self.cursor.store(at.as_u64(), Ordering::Release);
+    }
+
+    /// Whether all lanes are at the same place: so it is but while they are under way, and after a doubt.
+    pub(crate) fn is_even(&self) -> bool {
+        let progress = self.progress();
+        progress.lowest() == progress.highest()
+    }
+
+    /// Whether this write is decided by the position of its lane.
+    pub(crate) fn is_reached(&self, sequence: Sequence, write: &Write) -> bool {
+        let progress = self.progress();
+        sequence <= progress.of(place_of(write, progress.lanes()).lane)
+    }
+
+    /// The same of a write that is perhaps only in the log.
+    pub(crate) fn is_reached_in_log(&self, sequence: Sequence) -> bool {
+        if sequence <= self.cursor() {
+            return true;
+        }
+        if sequence > self.progress().highest() {
+            return false;
+        }
+        match self.log.get(sequence) {
+            Ok(Some(entry)) => {
+                Pending::decode(&entry).is_ok_and(|pending| self.is_reached(sequence, &pending.write))
+            }
+            _ => false,
+        }
     }
 
     /// Most writes per second while draining; `None` without a limit.
@@ -315,6 +378,7 @@ impl Core {
             drain_eta_seconds: if writes == 0 { Some(0) } else { self.estimate(writes) },
             time_to_full_seconds: if growth > 0.5 { seconds(room, growth) } else { None },
             throttle: self.throttle(),
+            lanes: self.lanes() as u64,
         }
     }
 

@@ -13,7 +13,8 @@ use crate::error::{Invalid, Refusal};
 use crate::record::{Collection, Document, RecordId};
 use crate::write::{Write, WriteId};
 
-/// Names the row that holds a lane's position: the queue's id and the number of the lane, `QUEUE/LANE`.
+/// Names the row that holds a lane's position: the queue's id and the number of the lane, `QUEUE/LANE`; where there are
+/// several, also how many, `QUEUE/LANE/LANES`, so that the rows of another number stay as they were.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LaneId(Arc<str>);
 
@@ -21,6 +22,11 @@ impl LaneId {
     /// Of lane `number` of the queue with the id `queue`.
     pub fn new(queue: impl fmt::Display, number: u16) -> Self {
         Self(format!("{queue}/{number}").into())
+    }
+
+    /// Of lane `number` of `lanes`.
+    pub fn of(queue: impl fmt::Display, number: u16, lanes: u16) -> Self {
+        if lanes <= 1 { Self::new(queue, number) } else { Self(format!("{queue}/{number}/{lanes}").into()) }
     }
 
     /// The text that keys the row.
@@ -210,19 +216,33 @@ pub trait Database: Send + Sync + 'static {
         owner: &str,
     ) -> Result<Position, TakeOverError>;
 
-    /// In one transaction: checks that the row still equals `position`, applies every write in order, stores the
-    /// idempotency keys, sets the row's sequence to `next`, commits. All or nothing. `batch` may be empty: then only
-    /// the sequence moves.
+    /// In one transaction: checks that each of the rows still equals its position, applies every write in order, stores
+    /// the idempotency keys, sets the sequence of all these rows to `next`, commits. All or nothing. `batch` may be empty:
+    /// then only the sequences move. There is one row, unless a write belongs to several lanes.
     ///
     /// # Errors
-    /// See [`ApplyError`]: every variant but `Unknown` promises that nothing was committed.
+    /// See [`ApplyError`]: every variant but `Unknown` promises that nothing was committed. `Moved` is about the first row
+    /// that is another one.
+    async fn apply_across(
+        &self,
+        rows: &[(LaneId, Position)],
+        next: Sequence,
+        batch: &[Item],
+    ) -> Result<Applied, ApplyError>;
+
+    /// The same with the row of one lane.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
     async fn apply(
         &self,
         lane: &LaneId,
         position: &Position,
         next: Sequence,
         batch: &[Item],
-    ) -> Result<Applied, ApplyError>;
+    ) -> Result<Applied, ApplyError> {
+        self.apply_across(&[(lane.clone(), position.clone())], next, batch).await
+    }
 
     /// Reads a record.
     ///

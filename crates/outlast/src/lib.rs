@@ -49,6 +49,7 @@ mod drainer;
 mod estimate;
 mod feed;
 mod guard;
+mod lanes;
 mod ledger;
 mod metrics;
 mod open;

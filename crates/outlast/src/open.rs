@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::feed::Pending;
 use crate::health::Monitor;
 use crate::health::MonitorOptions;
+use crate::lanes::CursorNote;
 use crate::ledger::{Decided, Fated, Ledger, MarkBody, Waiting, key_of, keys_of};
 use crate::metrics::Metrics;
 use crate::offline::imports;
@@ -71,14 +72,19 @@ pub(crate) async fn open(
     let bound = recovered.cursor.is_some();
     // After a power loss the last note may be old; but what the log has let go of was decided.
     let noted = recovered.cursor.as_ref().map_or(Sequence::START, |mark| mark.target);
-    core.set_cursor(noted.max(core.log.retained_after()));
+    let mut note = recovered.cursor.as_ref().map_or_else(CursorNote::default, cursor_note);
+    if !bound {
+        // Nothing stands in a database yet: there is nothing to change.
+        note.lanes = core.options.wanted_lanes();
+    }
+    core.reach_all(usize::from(note.lanes), noted.max(core.log.retained_after()));
     core.intake.start_after(recovered.last);
     rebuild(&core, &recovered);
     let strays = reconcile_dead_letters(&core).await?;
     count(&core, recovered.last, strays);
     let core = Arc::new(core);
     core.register_components();
-    let drainer = Drainer::new(core.clone(), inbox, bound);
+    let drainer = Drainer::new(core.clone(), inbox, bound, note);
     Ok((core, drainer))
 }
 
@@ -169,6 +175,13 @@ pub(crate) fn mark_body(mark: &Mark) -> MarkBody {
     serde_json::from_str(&mark.body).unwrap_or_else(|error| {
         tracing::error!(%error, target = %mark.target, "the particulars of a mark cannot be understood");
         MarkBody { first: WriteId(mark.target), reason: None, attempts: 0, due_ms: None, records: Vec::new() }
+    })
+}
+
+fn cursor_note(mark: &Mark) -> CursorNote {
+    serde_json::from_str(&mark.body).unwrap_or_else(|error| {
+        tracing::error!(%error, cursor = %mark.target, "the particulars of the cursor cannot be understood");
+        CursorNote::default()
     })
 }
 

@@ -44,6 +44,9 @@ pub struct Options {
     pub batch_max: usize,
     /// `delivery.batch_bytes_max`: most bytes in one transaction.
     pub batch_bytes_max: usize,
+    /// `delivery.lanes`: how many transactions may be under way at once, each with the writes of its own records; 1 to 16,
+    /// and what is beyond counts as the nearest. A new number takes effect when nothing waits.
+    pub lanes: u32,
     /// `delivery.storm_threshold`: consecutive refusals over different records that pause the lane.
     pub storm_threshold: u32,
     /// `delivery.hold_record_on_dead_letter`: later writes to a record wait while it has a dead letter.
@@ -78,7 +81,15 @@ pub enum AfterTimeout {
     Reject,
 }
 
+/// More connections than that would be a burden for the database, not a help.
+const LANES_MAX: u16 = 16;
+
 impl Options {
+    /// How many lanes there should be.
+    pub(crate) fn wanted_lanes(&self) -> u16 {
+        u16::try_from(self.lanes).unwrap_or(LANES_MAX).clamp(1, LANES_MAX)
+    }
+
     /// The defaults, with the log in `directory`.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
@@ -100,6 +111,7 @@ impl Options {
             backoff_max: Duration::from_mins(1),
             batch_max: 500,
             batch_bytes_max: 4 << 20,
+            lanes: 1,
             storm_threshold: 20,
             hold_record_on_dead_letter: false,
             drain_rate: None,

@@ -14,10 +14,14 @@ impl Core {
     /// The receipt of the write that its caller knows as `id`.
     pub(crate) fn receipt(&self, id: WriteId) -> Result<Receipt, Error> {
         let cursor = self.cursor();
-        let (sequence, fated) = {
+        let (sequence, reached, fated) = loop {
+            let sequence = self.ledger().present(id);
+            // Before its fate: what is decided in between must not look applied.
+            let reached = self.is_reached_in_log(sequence);
             let ledger = self.ledger();
-            let sequence = ledger.present(id);
-            (sequence, ledger.fate(sequence).cloned())
+            if ledger.present(id) == sequence {
+                break (sequence, reached, ledger.fate(sequence).cloned());
+            }
         };
         if fated.is_none() {
             self.must_exist(id, sequence)?;
@@ -29,7 +33,7 @@ impl Core {
             Some(Decided::Rejected) => Fate::Rejected,
             Some(Decided::Dead) => Fate::Dead,
             Some(Decided::Discarded) => Fate::Discarded,
-            None if sequence <= cursor => Fate::Applied,
+            None if reached => Fate::Applied,
             None => Fate::Pending,
         };
         let position = (status == Fate::Pending).then(|| {
@@ -98,6 +102,7 @@ impl Core {
 
     /// The entry as a waiting write; `None` when it is decided or stands under another sequence now.
     fn waiting(&self, entry: &Entry) -> Result<Option<QueuedWrite>, Error> {
+        let reached = self.is_reached_in_log(entry.sequence);
         let fated = {
             let ledger = self.ledger();
             if ledger.is_requeued(entry.sequence) {
@@ -106,7 +111,7 @@ impl Core {
             ledger.fate(entry.sequence).cloned()
         };
         let status = match &fated {
-            None if entry.sequence <= self.cursor() => return Ok(None),
+            None if reached => return Ok(None),
             None => Fate::Pending,
             Some(fated) if fated.decided == Decided::Parked => Fate::Parked,
             Some(_) => return Ok(None),

@@ -204,6 +204,8 @@ pub struct QueueStatus {
     pub time_to_full_seconds: Option<u64>,
     /// The run-time limit in writes per second, if one is set.
     pub throttle: Option<u64>,
+    /// How many lanes there are. Another number in the configuration takes effect when nothing waits.
+    pub lanes: u64,
 }
 
 /// A waiting write, as operators see it.

@@ -227,6 +227,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Most writes in one transaction."),
     setting("delivery.batch_bytes_max", |c| Slot::MemoryBytes(&mut c.outlast.batch_bytes_max), (KIB, GIB),
         "Most bytes in one transaction."),
+    setting("delivery.lanes", |c| Slot::SmallCount(&mut c.outlast.lanes), (1, 16),
+        "How many transactions may be under way at once. Writes to one record stay in order; those to different records may change places. A new number takes effect when nothing waits."),
     setting("delivery.storm_threshold", |c| Slot::SmallCount(&mut c.outlast.storm_threshold), (1, 1_000_000),
         "So many refusals in a row, of different records, pause delivery: then something is wrong with the database, not with the writes."),
     setting("delivery.hold_record_on_dead_letter", |c| Slot::Flag(&mut c.outlast.hold_record_on_dead_letter), ANY,

@@ -178,6 +178,44 @@ pub async fn lanes_do_not_touch_each_other(harness: &dyn Harness) {
     assert_eq!(world.database.position(&other).await.unwrap().unwrap().sequence.0, sequence(40));
 }
 
+pub async fn a_batch_over_several_lanes_moves_all_of_them_or_none(harness: &dyn Harness) {
+    let mut world = World::new(harness).await;
+    let mut rows = Vec::new();
+    for number in 0..3 {
+        let lane = LaneId::of("several", number, 3);
+        let position = world.database.take_over(&lane, None, "owner").await.unwrap();
+        rows.push((lane, position));
+    }
+    let batch = [world.item(create("a", "1", "{}"))];
+    world.database.apply_across(&rows, sequence(7), &batch).await.unwrap();
+    for (lane, position) in &mut rows {
+        position.sequence = super_sequence(7);
+        assert_eq!(world.database.position(lane).await.unwrap().as_ref(), Some(&*position));
+    }
+    // Whichever of them has moved meanwhile, nothing of the batch takes effect, and nothing else moves.
+    for moved in 0..rows.len() {
+        let mut expected = rows.clone();
+        let (lane, position) = &mut rows[moved];
+        *position = world.database.take_over(lane, Some(position), "another").await.unwrap();
+        let batch = [world.item(create("a", "2", "{}"))];
+        let applied = world.database.apply_across(&expected, sequence(8), &batch).await;
+        assert_moved(applied, Some(&rows[moved].1));
+        expected[moved] = rows[moved].clone();
+        for (lane, position) in &expected {
+            assert_eq!(world.database.position(lane).await.unwrap().as_ref(), Some(position));
+        }
+    }
+    assert_eq!(world.get("a", "2").await, None);
+    // Nor when a write is refused.
+    let batch = [world.item(create("a", "3", "{}")), world.item(create("a", "1", "{}"))];
+    let refused = world.database.apply_across(&rows, sequence(8), &batch).await;
+    assert!(matches!(refused, Err(ApplyError::Rejected { index: 1, .. })), "{refused:?}");
+    for (lane, position) in &rows {
+        assert_eq!(world.database.position(lane).await.unwrap().as_ref(), Some(position));
+    }
+    assert_eq!(world.get("a", "3").await, None);
+}
+
 pub async fn an_operator_sets_the_position_whatever_it_was(harness: &dyn Harness) {
     let mut world = World::new(harness).await;
     for target in [sequence(1 << 41), sequence(3)] {

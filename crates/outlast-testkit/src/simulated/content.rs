@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outlast::database::{Applied, ApplyError, Item, Position, Sequence64, TakeOverError};
+use outlast::database::{Applied, ApplyError, Item, LaneId, Position, Sequence64, TakeOverError};
 use outlast::record::merge_patch;
 use outlast::{Operation, RecordName, Refusal, RefusalKind, Sequence, Write, WriteId};
 use serde_json::{Map, Value, json};
@@ -61,21 +61,22 @@ impl Content {
         Ok(position)
     }
 
-    /// As [`outlast::database::Database::apply`]: all or nothing. `refuses` are refusals that nothing in here explains.
+    /// As [`outlast::database::Database::apply_across`]: all or nothing. `refuses` are refusals that nothing in here explains.
     ///
     /// # Errors
     /// Never `Unavailable`, `Conflict` or `Unknown`.
     pub fn apply(
         &mut self,
-        lane: &str,
-        position: &Position,
+        rows: &[(LaneId, Position)],
         next: Sequence,
         batch: &[Item],
         refuses: impl Fn(&Write) -> Option<(Refusal, bool)>,
     ) -> Result<Applied, ApplyError> {
-        let row = self.positions.get(lane);
-        if row != Some(position) {
-            return Err(ApplyError::Moved { actual: row.cloned() });
+        for (lane, position) in rows {
+            let row = self.positions.get(lane.as_str());
+            if row != Some(position) {
+                return Err(ApplyError::Moved { actual: row.cloned() });
+            }
         }
         let mut after = self.clone();
         let mut applied = Applied::default();
@@ -107,7 +108,10 @@ impl Content {
                 after.keys.insert(key.key.clone(), (item.id, key.fingerprint.clone()));
             }
         }
-        after.positions.insert(lane.to_owned(), Position { sequence: Sequence64(next), ..position.clone() });
+        for (lane, position) in rows {
+            let moved = Position { sequence: Sequence64(next), ..position.clone() };
+            after.positions.insert(lane.as_str().to_owned(), moved);
+        }
         *self = after;
         Ok(applied)
     }

@@ -272,8 +272,7 @@ impl State {
 
     fn apply(
         &mut self,
-        lane: &LaneId,
-        position: &Position,
+        rows: &[(LaneId, Position)],
         next: Sequence,
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
@@ -294,7 +293,7 @@ impl State {
             let retryable = write.records().find_map(|record| temper.refuses.get(record.id.as_str()));
             retryable.map(|retryable| (reason("a reference is missing"), *retryable))
         };
-        let applied = self.content.apply(lane.as_str(), position, next, batch, refuses);
+        let applied = self.content.apply(rows, next, batch, refuses);
         match &applied {
             Ok(applied) => {
                 *self.fired.entry("duplicate keys").or_default() += applied.duplicates.len() as u64;
@@ -352,18 +351,17 @@ impl Database for SimulatedDatabase {
         self.take(lane, seen, Some(sequence), owner).await
     }
 
-    async fn apply(
+    async fn apply_across(
         &self,
-        lane: &LaneId,
-        position: &Position,
+        rows: &[(LaneId, Position)],
         next: Sequence,
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
-        let (lane, position, batch) = (lane.clone(), position.clone(), batch.to_vec());
+        let (rows, batch) = (rows.to_vec(), batch.to_vec());
         let trace = self.trace.clone();
         let answer = self.ask(move |state| {
             let known = state.content.effects.len();
-            let applied = state.apply(&lane, &position, next, &batch);
+            let applied = state.apply(&rows, next, &batch);
             let effects = state.content.effects.get(known..).unwrap_or_default().join(" ");
             match &applied {
                 Ok(_) => trace.note(format_args!("database: up to {next}: {effects}")),

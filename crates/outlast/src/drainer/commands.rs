@@ -105,7 +105,7 @@ impl Core {
             let ledger = self.ledger();
             let sequence = ledger.present(id);
             match ledger.fate(sequence).map(|fated| fated.decided) {
-                None if sequence <= self.cursor() => {
+                None if self.is_reached_in_log(sequence) => {
                     return Err(Error::Conflict(format!("write {id} is applied already")));
                 }
                 None => (sequence, false),

@@ -1,5 +1,8 @@
-//! One batch: what may be sent, in one transaction, and what its answer means.
+//! One round: what may be sent, in a transaction for each lane, and what the answers mean.
 
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use outlast_log::Sequence;
@@ -7,138 +10,223 @@ use tokio::time::Instant;
 
 use super::{Drainer, Flow};
 use crate::clock::now_ms;
-use crate::database::{ApplyError, Item, Position, Sequence64};
+use crate::database::{Applied, ApplyError, Item};
 use crate::feed::{Pending, Read};
+use crate::lanes::place_of;
 use crate::ledger::keys_of;
 use crate::write::WriteId;
 
 /// Conflicts in a row after which somebody else may hold the position.
 const CONFLICTS_MAX: u32 = 20;
 
-impl Drainer {
-    /// Decides about everything read, applies what may be sent, and moves the watermark over all of it.
-    pub(super) async fn deliver(&mut self, read: Read) -> Result<(), Flow> {
-        self.count_losses(&read);
-        let Some(next) = last_of(&read) else { return Ok(()) };
-        let batch = self.sift(read.writes).await?;
-        // Rule 1: the watermark passes only what is applied and what has a durable mark. Rule 5: what was appended
-        // again is durable before it is sent.
-        if batch.must_sync {
-            self.core.log.sync().await.map_err(Flow::LogFailed)?;
+/// What one lane applies in a round; or all of them together, when a write goes alone.
+struct Part {
+    lanes: Range<usize>,
+    /// The transaction under way.
+    batch: Vec<Pending>,
+    /// Waits until the batch in front of it is committed.
+    rest: Vec<Pending>,
+    /// Where the lane is when all of it is decided.
+    end: Sequence,
+    conflicts: u32,
+}
+
+impl Part {
+    /// Where the lane is when the batch is committed.
+    fn next(&self) -> Sequence {
+        match self.batch.last() {
+            Some(last) if !self.rest.is_empty() => last.sequence,
+            _ => self.end,
         }
-        if self.core.throttle().is_some() {
-            self.allowance.0 -= batch.send.len() as f64;
-        }
-        self.apply(batch.send, next).await
     }
 
-    /// Applies the batch and decides whatever is refused, until it is committed or in doubt.
+    /// Leaves the rest for a later transaction.
+    fn split(&mut self, at: usize) {
+        if at < self.batch.len() {
+            let mut later = self.batch.split_off(at);
+            later.append(&mut self.rest);
+            self.rest = later;
+        }
+    }
+}
+
+/// The database's answer to a batch, and how long it took.
+type Answered = (Result<Applied, ApplyError>, Duration);
+/// A transaction under way.
+type Flight = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
+impl Drainer {
+    /// Decides about everything read, applies what may be sent, and moves the watermarks over all of it.
+    pub(super) async fn deliver(&mut self, read: Read) -> Result<(), Flow> {
+        self.count_losses(&read);
+        let Some(end) = last_of(&read) else { return Ok(()) };
+        let mut rounds = rounds(read.writes, self.rows.len()).into_iter().peekable();
+        while let Some(writes) = rounds.next() {
+            let end = match writes.last() {
+                Some(last) if rounds.peek().is_some() => last.sequence,
+                _ => end,
+            };
+            let batch = self.sift(writes).await?;
+            // Rule 1: a watermark passes only what is applied and what has a durable mark. Rule 5: what was appended
+            // again is durable before it is sent.
+            if batch.must_sync {
+                self.core.log.sync().await.map_err(Flow::LogFailed)?;
+            }
+            if self.core.throttle().is_some() {
+                self.allowance.0 -= batch.send.len() as f64;
+            }
+            self.apply(batch.send, end).await?;
+        }
+        Ok(())
+    }
+
+    /// One round: each lane applies what is its own, all at once. It ends when every write is decided, or one is in
+    /// doubt and no transaction is under way any more.
+    async fn apply(&mut self, writes: Vec<Pending>, end: Sequence) -> Result<(), Flow> {
+        let mut flights: Vec<(Part, Flight)> = Vec::with_capacity(self.rows.len());
+        for mut part in self.parts(writes, end) {
+            let flight = self.send(&mut part, Duration::ZERO)?;
+            flights.push((part, flight));
+        }
+        // Sent; while the database works, the next part of a backlog is read and decoded.
+        let mut landed = poll_once(first_of(&mut flights)).await;
+        if landed.is_none() && self.core.throttle().is_none() {
+            let lanes = self.rows.len();
+            self.feed.read_ahead(self.ramp.size() * lanes, self.core.options.batch_bytes_max * lanes);
+        }
+        let mut broken = None;
+        while !flights.is_empty() {
+            let (index, (answer, took)) = match landed.take() {
+                Some(landed) => landed,
+                None => first_of(&mut flights).await,
+            };
+            let (part, _) = flights.swap_remove(index);
+            self.core.metrics.attempt(result_name(&answer), took);
+            match self.answered(part, answer, took, broken.is_some()).await {
+                Ok(Some((mut part, pause))) => match self.send(&mut part, pause) {
+                    Ok(flight) => flights.push((part, flight)),
+                    Err(flow) => broken = broken.or(Some(flow)),
+                },
+                Ok(None) => {}
+                Err(flow) => broken = broken.or(Some(flow)),
+            }
+        }
+        if let Some(flow) = broken {
+            return Err(flow);
+        }
+        if self.rows.len() > 1 {
+            // Also those that had nothing to do.
+            self.core.reach_at_least(end);
+            self.core.ledger().chains.dissolve(self.core.cursor());
+        }
+        Ok(())
+    }
+
+    /// What each lane has to do. A round without writes moves the watermark of a lane that is the only one; those of
+    /// several are brought up when there is time.
+    fn parts(&self, writes: Vec<Pending>, end: Sequence) -> Vec<Part> {
+        let part = |lanes, batch| Part { lanes, batch, rest: Vec::new(), end, conflicts: 0 };
+        let lanes = self.rows.len();
+        let alone = writes.first().is_some_and(|first| place_of(&first.write, lanes).alone);
+        if lanes == 1 || alone {
+            return vec![part(0..lanes, writes)];
+        }
+        let mut parts: Vec<Part> = (0..lanes).map(|lane| part(lane..lane + 1, Vec::new())).collect();
+        for pending in writes {
+            parts[place_of(&pending.write, lanes).lane].batch.push(pending);
+        }
+        parts.retain(|part| !part.batch.is_empty());
+        parts
+    }
+
+    /// Sends the batch of a part after a pause.
+    fn send(&self, part: &mut Part, pause: Duration) -> Result<Flight, Flow> {
+        part.split(self.core.database.batch_writes_max().max(1));
+        let expected = self.expected(part.lanes.clone())?;
+        let (database, next) = (self.core.database.clone(), part.next());
+        let items: Vec<Item> = part
+            .batch
+            .iter()
+            .map(|pending| Item { id: pending.first, write: pending.write.clone() })
+            .collect();
+        Ok(Box::pin(async move {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let started = Instant::now();
+            let answer = database.apply_across(&expected, next, &items).await;
+            (answer, started.elapsed())
+        }))
+    }
+
+    /// What the answer means for a part. Returns what of it is to be sent next, and after which pause. While the round
+    /// is `broken` nothing more is sent, and no fate is decided.
     ///
     /// A refusal counts only when everything before it is committed: seen from within a transaction it may rest on a
     /// write of the same batch that takes no effect in the end. So what stands before a refused write is committed first.
-    async fn apply(&mut self, mut batch: Vec<Pending>, next: Sequence) -> Result<(), Flow> {
-        // Waits until the batch in front of it is committed.
-        let mut rest: Vec<Pending> = Vec::new();
-        let mut conflicts = 0;
-        loop {
-            let Some(position) = self.position.clone() else { return Err(Flow::Again) };
-            let most = self.core.database.batch_writes_max().max(1);
-            if batch.len() > most {
-                let mut later = batch.split_off(most);
-                later.append(&mut rest);
-                rest = later;
+    async fn answered(
+        &mut self,
+        mut part: Part,
+        answer: Result<Applied, ApplyError>,
+        took: Duration,
+        broken: bool,
+    ) -> Result<Option<(Part, Duration)>, Flow> {
+        match answer {
+            Ok(applied) => {
+                self.ramp.took(part.batch.len(), took);
+                let next = part.next();
+                self.committed(part.lanes.clone(), &part.batch, &applied.duplicates, next);
+                part.batch = std::mem::take(&mut part.rest);
+                Ok((!part.batch.is_empty() && !broken).then_some((part, Duration::ZERO)))
             }
-            let next = match batch.last() {
-                Some(last) if !rest.is_empty() => last.sequence,
-                _ => next,
-            };
-            let items: Vec<Item> = batch
-                .iter()
-                .map(|pending| Item { id: pending.first, write: pending.write.clone() })
-                .collect();
-            let started = Instant::now();
-            let database = self.core.database.clone();
-            let lane = self.core.lane.clone();
-            let expected = position.clone();
-            let mut applying = database.apply(&lane, &expected, next, &items);
-            // Sent; while the database works, the next part of a backlog is read and decoded.
-            let mut answer = poll_once(applying.as_mut()).await;
-            if answer.is_none() && self.core.throttle().is_none() {
-                self.feed.read_ahead(self.ramp.size(), self.core.options.batch_bytes_max);
+            Err(ApplyError::Unavailable(reason)) => {
+                self.core.monitor.report_failure("write", &reason);
+                Err(Flow::Again)
             }
-            let answer = match answer.take() {
-                Some(answer) => answer,
-                None => applying.await,
-            };
-            let took = started.elapsed();
-            self.core.metrics.attempt(result_name(&answer), took);
-            match answer {
-                Ok(applied) => {
-                    self.ramp.took(batch.len(), took);
-                    self.committed(&batch, &applied.duplicates, position, next);
-                    if rest.is_empty() {
-                        return Ok(());
-                    }
-                    batch = std::mem::take(&mut rest);
-                }
-                Err(ApplyError::Conflict(reason)) => {
-                    conflicts += 1;
-                    tracing::debug!(reason, conflicts, "the transaction conflicted");
-                    if conflicts > CONFLICTS_MAX {
-                        self.position = None;
-                        return Err(Flow::Again);
-                    }
-                    tokio::time::sleep(Duration::from_millis(1 + fastrand::u64(0..20))).await;
-                }
-                Err(ApplyError::Rejected { index, .. }) if 0 < index && index < batch.len() => {
-                    let mut refused = batch.split_off(index);
-                    refused.append(&mut rest);
-                    rest = refused;
-                }
-                Err(ApplyError::Rejected { index, reason, retryable }) if index < batch.len() => {
-                    batch.append(&mut rest);
-                    let refused = batch.remove(index);
-                    if self.decide_refusal(refused, reason, retryable, &mut batch).await? {
-                        // A refusal storm: nothing of this batch is decided by it.
-                        return Err(Flow::Again);
-                    }
-                }
-                Err(ApplyError::Rejected { reason, .. }) => {
-                    self.core
-                        .monitor
-                        .report_failure("write", &format!("a refusal without a write: {reason}"));
+            // It may have committed, and may still.
+            Err(ApplyError::Unknown(reason)) => Err(self.in_doubt(Some(&reason))),
+            Err(ApplyError::Moved { actual }) => {
+                tracing::warn!(?actual, expected = ?self.expected(part.lanes).ok(), "the position moved");
+                Err(self.in_doubt(None))
+            }
+            Err(_) if broken => Ok(None),
+            Err(ApplyError::Conflict(reason)) => {
+                part.conflicts += 1;
+                tracing::debug!(reason, conflicts = part.conflicts, "the transaction conflicted");
+                if part.conflicts > CONFLICTS_MAX {
+                    self.forget_positions();
                     return Err(Flow::Again);
                 }
-                Err(ApplyError::Unavailable(reason)) => {
-                    self.core.monitor.report_failure("write", &reason);
+                Ok(Some((part, Duration::from_millis(1 + fastrand::u64(0..20)))))
+            }
+            Err(ApplyError::Rejected { index, .. }) if 0 < index && index < part.batch.len() => {
+                part.split(index);
+                Ok(Some((part, Duration::ZERO)))
+            }
+            Err(ApplyError::Rejected { index, reason, retryable }) if index < part.batch.len() => {
+                part.batch.append(&mut part.rest);
+                let refused = part.batch.remove(index);
+                if self.decide_refusal(refused, reason, retryable, &mut part.batch).await? {
+                    // A refusal storm: nothing of this batch is decided by it.
                     return Err(Flow::Again);
                 }
-                Err(ApplyError::Unknown(reason)) => {
-                    // It may have committed, and may still: no fate may change until the position is read again.
-                    self.certain = false;
-                    self.position = None;
-                    self.core.monitor.report_failure("write", &reason);
-                    return Err(Flow::Again);
-                }
-                Err(ApplyError::Moved { actual }) => {
-                    tracing::warn!(?actual, expected = ?position, "the position moved");
-                    self.certain = false;
-                    self.position = None;
-                    return Err(Flow::Again);
-                }
+                Ok(Some((part, Duration::ZERO)))
+            }
+            Err(ApplyError::Rejected { reason, .. }) => {
+                self.core.monitor.report_failure("write", &format!("a refusal without a write: {reason}"));
+                Err(Flow::Again)
             }
         }
     }
 
     pub(super) fn committed(
         &mut self,
+        lanes: Range<usize>,
         batch: &[Pending],
         duplicates: &[(usize, WriteId)],
-        position: Position,
         next: Sequence,
     ) {
-        self.position = Some(Position { sequence: Sequence64(next), ..position });
-        self.core.set_cursor(next);
+        self.moved(lanes, next);
         self.core.monitor.report_success();
         if !batch.is_empty() {
             self.storm.passed();
@@ -159,7 +247,7 @@ impl Drainer {
         self.core.waiters.applied(
             batch.iter().enumerate().map(|(index, pending)| (pending.sequence, duplicate_of(index))),
         );
-        self.core.ledger().chains.dissolve(next);
+        self.core.ledger().chains.dissolve(self.core.cursor());
         for run in batch.chunk_by(|one, other| one.write.verb() == other.write.verb()) {
             self.core.metrics.applied(run[0].write.verb(), run.len() as u64);
         }
@@ -171,12 +259,17 @@ impl Drainer {
 
     /// Tells apart what is decided, what waits behind a refusal, what is too old, and what may be sent.
     async fn sift(&mut self, writes: Vec<Pending>) -> Result<Sifted, Flow> {
-        if self.core.options.max_age.is_none() && self.is_plain(&writes) {
+        // When not all lanes are at one place, some of it is applied already.
+        let even = self.core.is_even();
+        if even && self.core.options.max_age.is_none() && self.is_plain(&writes) {
             let must_sync = writes.iter().any(|pending| pending.appended_again);
             return Ok(Sifted { send: writes, must_sync });
         }
         let mut sifted = Sifted { send: Vec::with_capacity(writes.len()), must_sync: false };
         for pending in writes {
+            if !even && self.core.is_reached(pending.sequence, &pending.write) {
+                continue;
+            }
             let (decided, behind) = {
                 let ledger = self.core.ledger();
                 if ledger.fate(pending.sequence).is_some() {
@@ -248,11 +341,40 @@ impl Drainer {
     }
 }
 
+/// Writes that may be under way at the same time: all up to one that goes alone.
+fn rounds(writes: Vec<Pending>, lanes: usize) -> Vec<Vec<Pending>> {
+    let mut rounds = vec![Vec::new()];
+    if lanes == 1 {
+        return vec![writes];
+    }
+    let mut alone = false;
+    for pending in writes {
+        let before = std::mem::replace(&mut alone, place_of(&pending.write, lanes).alone);
+        match rounds.last_mut() {
+            Some(round) if round.is_empty() || !(before || alone) => round.push(pending),
+            _ => rounds.push(vec![pending]),
+        }
+    }
+    rounds
+}
+
+/// The first flight that lands.
+fn first_of(flights: &mut [(Part, Flight)]) -> impl Future<Output = (usize, Answered)> + Unpin {
+    std::future::poll_fn(|context| {
+        for (index, (_, flight)) in flights.iter_mut().enumerate() {
+            if let Poll::Ready(answered) = flight.as_mut().poll(context) {
+                return Poll::Ready((index, answered));
+            }
+        }
+        Poll::Pending
+    })
+}
+
 /// What a future has come to after one look at it.
 async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
-    std::future::poll_fn(|context| match std::pin::Pin::new(&mut future).poll(context) {
-        std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
-        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    std::future::poll_fn(|context| match Pin::new(&mut future).poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
     })
     .await
 }

@@ -1,11 +1,13 @@
 //! The drainer: takes writes from the log in order and applies them. It alone moves the cursor and decides fates.
 //!
-//! One task per lane, in three steps that repeat: wait until the database answers and nobody has paused the lane;
-//! find out where the database is and take the position over; apply batch after batch until something is in doubt.
+//! One task, in three steps that repeat: wait until the database answers and nobody has paused the lanes; find out where
+//! the database is and take the positions over; apply round after round until something is in doubt. In a round each
+//! lane has one transaction under way (decision 0021).
 
 mod backoff;
 mod commands;
 mod deliver;
+mod lanes;
 mod position;
 mod ramp;
 mod refusals;
@@ -14,19 +16,21 @@ mod requeue;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_log::{Failure, LogState, Mark, MarkKind, Retention, Sequence};
+use outlast_log::{Failure, LogState, Retention, Sequence};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 pub(crate) use self::commands::{Command, CommandKind};
+use self::lanes::rows;
 use self::ramp::Ramp;
 use self::refusals::Storm;
 pub(crate) use self::refusals::decided_by;
 use crate::clock::now_ms;
 use crate::core::Core;
-use crate::database::Position;
+use crate::database::{LaneId, Position};
 use crate::feed::Feed;
 use crate::health::ConnectionState;
+use crate::lanes::{Change, CursorNote};
 use crate::status::LaneState;
 
 /// How often the cursor is noted, space given back and rates are sampled.
@@ -51,15 +55,28 @@ enum Flow {
     LogFailed(Failure),
 }
 
+/// A lane's row in the database.
+struct Row {
+    id: LaneId,
+    /// Where it stood when it was seen last. Behind the lane, while that has nothing to do.
+    seen: Sequence,
+    /// What stands there, while that is known.
+    position: Option<Position>,
+}
+
 pub(crate) struct Drainer {
     core: Arc<Core>,
     feed: Feed,
     commands: mpsc::Receiver<Command>,
     connection: watch::Receiver<ConnectionState>,
     lane_state: watch::Receiver<LaneState>,
-    /// Where the database is, while that is known.
-    position: Option<Position>,
-    /// The position was read at least once and nothing is in doubt: fates may be decided.
+    /// One for each lane.
+    rows: Vec<Row>,
+    /// How many lanes the log has noted, and when that was changed. It is the number of rows, unless the database comes
+    /// from before.
+    lanes: u16,
+    changes: Vec<Change>,
+    /// The positions were read at least once and nothing is in doubt: fates may be decided.
     certain: bool,
     /// A position of this queue was ever in a database.
     bound: bool,
@@ -79,9 +96,17 @@ pub(crate) struct Drainer {
 }
 
 impl Drainer {
-    pub(crate) fn new(core: Arc<Core>, commands: mpsc::Receiver<Command>, bound: bool) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        commands: mpsc::Receiver<Command>,
+        bound: bool,
+        note: CursorNote,
+    ) -> Self {
         let now = Instant::now();
         Self {
+            rows: rows(&core, core.lanes(), core.cursor()),
+            lanes: note.lanes,
+            changes: note.changes,
             feed: Feed::new(core.log.clone(), core.intake.clone()),
             connection: core.monitor.subscribe(),
             lane_state: core.lane_state.subscribe(),
@@ -89,7 +114,6 @@ impl Drainer {
             storm: Storm::default(),
             core,
             commands,
-            position: None,
             certain: false,
             bound,
             allowance: (0.0, now),
@@ -142,6 +166,10 @@ impl Drainer {
             }
         }
         self.core.waiters.close();
+        if self.certain && self.connection.borrow().is_connected() {
+            // What does not work here is done after the next start.
+            let _ = self.bring_up_rows().await;
+        }
         self.note_cursor();
         self.feed.restart(self.core.cursor());
     }
@@ -160,8 +188,8 @@ impl Drainer {
             }
             // Whoever came while it still looked well takes *queued* now.
             self.core.waiters.close();
-            // It is read anew: until then nobody knows whether it is the same database.
-            self.position = None;
+            // They are read anew: until then nobody knows whether it is the same database.
+            self.forget_positions();
             self.wait_for(HOUSEKEEPING, false).await;
             self.keep_house().await;
         }
@@ -191,16 +219,22 @@ impl Drainer {
             if !self.core.waiters.is_open() {
                 self.core.waiters.open();
             }
+            if self.housekeeping.elapsed() >= HOUSEKEEPING
+                && let Err(flow) = self.bring_up_rows().await
+            {
+                return flow;
+            }
             self.keep_house().await;
             if let Err(failure) = self.requeue_due().await {
                 return Flow::LogFailed(failure);
             }
-            let count = self.ramp.size().min(self.allowed());
+            let lanes = self.rows.len();
+            let count = (self.ramp.size() * lanes).min(self.allowed());
             if count == 0 {
                 self.wait_for_news(Duration::from_millis(20)).await;
                 continue;
             }
-            let read = match self.feed.next(count, self.core.options.batch_bytes_max) {
+            let read = match self.feed.next(count, self.core.options.batch_bytes_max * lanes) {
                 Ok(read) => read,
                 Err(error) => {
                     tracing::error!(%error, "the log cannot be read");
@@ -247,8 +281,12 @@ impl Drainer {
         if !self.feed.is_drained() {
             return self.core.log.sync().await.map_err(Flow::LogFailed);
         }
-        if self.core.book().terms.pending == 0 {
+        let terms = self.core.book().terms;
+        if terms.pending == 0 {
             self.end_outage();
+            if terms.parked == 0 && usize::from(self.core.options.wanted_lanes()) != self.rows.len() {
+                return self.change_lanes().await;
+            }
         }
         let due = self.core.ledger().chains.next_due_ms();
         let wait = due.map_or(HOUSEKEEPING, |due| Duration::from_millis(due.saturating_sub(now_ms()).max(1)));
@@ -352,10 +390,10 @@ impl Drainer {
 
     /// Writes the cursor to the log. Never synced for its own sake: it is a hint.
     fn note_cursor(&mut self) {
-        let cursor = self.core.cursor();
+        // A lane whose row is behind would look as if the database had gone back.
+        let cursor = self.rows.iter().map(|row| row.seen).fold(self.core.cursor(), Sequence::min);
         if cursor != self.noted_cursor {
-            let mark = Mark { kind: MarkKind::Cursor, target: cursor, time_ms: now_ms(), body: "{}".into() };
-            match self.core.log.mark(&mark) {
+            match self.core.log.mark(&self.cursor_mark(cursor)) {
                 Ok(_) => self.noted_cursor = cursor,
                 Err(error) => tracing::debug!(%error, "the cursor was not noted"),
             }
@@ -366,7 +404,7 @@ impl Drainer {
     /// however long it was away. Nothing is applied meanwhile, so that this takes no further space; and where there is
     /// none left, taking writes comes first.
     fn may_reclaim(&self) -> bool {
-        let known = self.certain && self.position.is_some() && self.connection.borrow().is_connected();
+        let known = self.certain && self.knows_positions() && self.connection.borrow().is_connected();
         let running = matches!(*self.lane_state.borrow(), LaneState::Running);
         (known && running) || matches!(self.core.log_state(), LogState::NoSpace { .. })
     }
@@ -377,7 +415,8 @@ impl Drainer {
             let ledger = self.core.ledger();
             let oldest_parked =
                 ledger.chains.oldest().and_then(|oldest| Sequence::from_u64(oldest.as_u64() - 1));
-            oldest_parked.map_or(self.core.cursor(), |before| before.min(self.core.cursor()))
+            let rows = self.rows.iter().map(|row| row.seen);
+            rows.chain(oldest_parked).fold(self.core.cursor(), Sequence::min)
         };
         self.core.log.settle(settled);
         let keep = Retention { time: self.core.options.retain, bytes: self.core.options.retain_bytes };

@@ -1,72 +1,90 @@
 //! Where is the database? Read, decide, take over.
 
-use outlast_log::{Mark, MarkKind, Sequence};
+use outlast_log::{ReadItem, Sequence};
 
 use super::Drainer;
-use crate::clock::now_ms;
 use crate::database::{DatabaseError, Position, TakeOverError};
 use crate::event::EventKind;
+use crate::feed::Pending;
+use crate::lanes::place_of;
 use crate::outage::Outage;
 use crate::status::{Decision, Halt, LaneState};
 use crate::verdict::{Known, Verdict, decide};
 
 impl Drainer {
-    /// Reads the position, decides what it means and takes it over. True when draining may go on; false when it could
-    /// not be found out now, or the lane has halted.
+    /// Reads the positions, decides what they mean and takes them over. True when draining may go on; false when it could
+    /// not be found out now, or the lanes have halted.
     pub(super) async fn establish(&mut self) -> bool {
-        let seen = match self.core.database.position(&self.core.lane).await {
-            Ok(seen) => seen,
+        let (lanes, seen) = match self.read_positions().await {
+            Ok(read) => read,
             Err(error) => {
                 self.report(&error);
                 return false;
             }
         };
+        self.count_lanes(lanes);
         let epoch_begin = Sequence::new(self.core.log.epoch().number, 0).unwrap_or(Sequence::START);
-        let known = Known {
-            cursor: self.core.cursor(),
-            bound: self.bound,
-            retained_after: self.core.log.retained_after(),
-            issued: self.core.intake.last().max(epoch_begin),
-        };
-        let verdict = decide(seen.as_ref(), known, |owner| self.core.log.is_owner(owner));
-        match verdict {
-            Verdict::GoOn { to } | Verdict::Heal { to } => self.take_over(seen.as_ref(), to).await,
-            Verdict::Gap { at, retained_after } => self.halt(
-                Halt::Gap,
-                format!(
-                    "the database stands at {at}, but the log begins after {retained_after}: the writes between are gone \
-                     from here. Restore a newer copy of the database, or decide: resume --decision replay applies what \
-                     the log has, resume --decision skip applies only what was never applied"
-                ),
-            ),
-            Verdict::Wiped => self.halt(
-                Halt::Wiped,
-                format!(
-                    "the database has no position of this queue, though {}: it is another database, or it was wiped. \
-                     Check database.url, or decide: resume --decision replay applies again everything that the log \
-                     has, resume --decision skip only what was never applied",
-                    if known.cursor == Sequence::START {
-                        "a database had one".to_owned()
-                    } else {
-                        format!("writes up to {} were applied", known.cursor)
-                    }
-                ),
-            ),
-            Verdict::Fenced => {
-                let owner = seen.as_ref().map_or("", |position| position.owner.as_str());
-                self.halt(
-                    Halt::Fenced,
-                    format!(
-                        "the position of this queue in the database belongs to somebody else (owner {owner}): another \
-                         instance runs on a copy of this queue directory. Stop one of the two; nothing was touched"
-                    ),
-                )
+        let mut places = Vec::with_capacity(seen.len());
+        for (lane, seen) in seen.into_iter().enumerate() {
+            let known = Known {
+                cursor: self.rows[lane].seen,
+                bound: self.bound,
+                retained_after: self.core.log.retained_after(),
+                issued: self.core.intake.last().max(epoch_begin),
+            };
+            let reached = self.core.reached(lane);
+            match decide(seen.as_ref(), known, |owner| self.core.log.is_owner(owner)) {
+                // A lane that had nothing to do is further than its row.
+                Verdict::GoOn { to } => places.push((seen, to.max(reached))),
+                Verdict::Heal { to } => places.push((seen, to)),
+                Verdict::Gap { at, retained_after } => return self.halt_at_gap(at, retained_after),
+                Verdict::Wiped => return self.halt_wiped(known.cursor),
+                Verdict::Fenced => return self.halt_fenced(seen.as_ref()),
             }
         }
+        self.take_over(places).await
+    }
+
+    fn halt_at_gap(&mut self, at: Sequence, retained_after: Sequence) -> bool {
+        self.halt(
+            Halt::Gap,
+            format!(
+                "the database stands at {at}, but the log begins after {retained_after}: the writes between are gone \
+                 from here. Restore a newer copy of the database, or decide: resume --decision replay applies what \
+                 the log has, resume --decision skip applies only what was never applied"
+            ),
+        )
+    }
+
+    fn halt_wiped(&mut self, cursor: Sequence) -> bool {
+        self.halt(
+            Halt::Wiped,
+            format!(
+                "the database has no position of this queue, though {}: it is another database, or it was wiped. \
+                 Check database.url, or decide: resume --decision replay applies again everything that the log \
+                 has, resume --decision skip only what was never applied",
+                if cursor == Sequence::START {
+                    "a database had one".to_owned()
+                } else {
+                    format!("writes up to {cursor} were applied")
+                }
+            ),
+        )
+    }
+
+    fn halt_fenced(&mut self, seen: Option<&Position>) -> bool {
+        let owner = seen.map_or("", |position| position.owner.as_str());
+        self.halt(
+            Halt::Fenced,
+            format!(
+                "the position of this queue in the database belongs to somebody else (owner {owner}): another \
+                 instance runs on a copy of this queue directory. Stop one of the two; nothing was touched"
+            ),
+        )
     }
 
     fn halt(&mut self, halt: Halt, message: String) -> bool {
-        self.position = None;
+        self.forget_positions();
         self.certain = false;
         self.core.set_lane_state(&LaneState::Halted { halt, message });
         false
@@ -77,40 +95,57 @@ impl Drainer {
         self.core.monitor.report_failure("write", &error.to_string());
     }
 
-    async fn take_over(&mut self, seen: Option<&Position>, to: Sequence) -> bool {
+    /// Takes over what was seen of each lane, and goes on from where that one is.
+    async fn take_over(&mut self, places: Vec<(Option<Position>, Sequence)>) -> bool {
         let owner = self.core.log.epoch().owner.clone();
-        match self.core.database.take_over(&self.core.lane, seen, &owner).await {
-            Ok(position) => self.settle_at(position, to).await,
-            Err(TakeOverError::Moved { actual }) => {
-                tracing::info!(?actual, "the position moved while it was taken over: reading it again");
-                false
-            }
-            Err(TakeOverError::Unavailable(reason) | TakeOverError::Refused(reason)) => {
-                self.core.monitor.report_failure("write", &reason);
-                false
+        let mut taken = Vec::with_capacity(places.len());
+        for (row, (seen, to)) in self.rows.iter().zip(places) {
+            match self.core.database.take_over(&row.id, seen.as_ref(), &owner).await {
+                Ok(position) => taken.push((position, to)),
+                Err(TakeOverError::Moved { actual }) => {
+                    tracing::info!(?actual, "the position moved while it was taken over: reading it again");
+                    return false;
+                }
+                Err(TakeOverError::Unavailable(reason) | TakeOverError::Refused(reason)) => {
+                    self.core.monitor.report_failure("write", &reason);
+                    return false;
+                }
             }
         }
+        self.is_still_right().await && self.settle_at(taken).await
     }
 
-    /// The position is ours and stands at `to`: the cursor follows it, forwards or back.
-    async fn settle_at(&mut self, position: Position, to: Sequence) -> bool {
+    /// The positions are ours, and each lane is at its place: the cursor follows, forwards or back.
+    async fn settle_at(&mut self, places: Vec<(Position, Sequence)>) -> bool {
         let cursor = self.core.cursor();
-        if !self.bind(to).await {
+        if !self.bind(places.iter().map(|(_, to)| *to).min().unwrap_or(cursor)).await {
             return false;
         }
-        if to > cursor {
-            self.pass(cursor, to);
-        } else if to < cursor {
-            self.heal(cursor, to);
+        let mut missing = 0;
+        let mut back: Option<(Sequence, Sequence)> = None;
+        for (lane, (position, to)) in places.into_iter().enumerate() {
+            let reached = self.core.reached(lane);
+            if to > reached {
+                self.pass(lane, reached, to);
+            } else if to < reached {
+                missing += self.take_back(lane, reached, to);
+                let (from, lowest) = back.unwrap_or((reached, to));
+                back = Some((from.max(reached), lowest.min(to)));
+            }
+            self.rows[lane].seen = position.sequence.0;
+            self.rows[lane].position = Some(position);
+            self.core.reach(lane, to);
         }
-        self.core.set_cursor(to);
+        if let Some((from, to)) = back {
+            self.heal(from, to, missing);
+        }
+        let to = self.core.cursor();
         self.backlog_end = self.core.intake.last().max(cursor);
         self.core.ledger().chains.dissolve(to);
         if matches!(*self.core.lane_state.borrow(), LaneState::Halted { .. }) {
             // What halted it is gone: a newer copy was put back, say.
             self.core.set_lane_state(&LaneState::Running);
         }
-        self.position = Some(position);
         self.certain = true;
         self.feed.restart(to);
         self.core.fates_changed();
@@ -120,27 +155,39 @@ impl Drainer {
 
     /// Notes durably that this queue has a position in a database: its absence will mean something from now on.
     async fn bind(&mut self, to: Sequence) -> bool {
-        if self.bound {
-            return true;
-        }
-        let mark =
-            Mark { kind: MarkKind::Cursor, target: to, time_ms: now_ms(), body: "{\"bound\":true}".into() };
-        let durable = match self.core.log.mark(&mark) {
-            Ok(ticket) => self.core.log.durable(ticket).await.map_err(|failure| failure.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = &durable {
-            tracing::error!(error, "the log cannot note that this queue has a position in a database");
-        }
-        self.bound = durable.is_ok();
+        self.bound = self.bound || self.note_durably(to).await;
         self.bound
     }
 
-    /// Writes up to `to` turned out to be applied: tells their callers and the books.
-    fn pass(&self, cursor: Sequence, to: Sequence) {
-        let entries = self.core.log.count(cursor, to);
-        let decided = self.core.ledger().decided_between(cursor, to);
-        let applied = entries.saturating_sub(decided);
+    /// How many writes of a lane there are between two places about which nothing is decided but by them.
+    fn undecided(&self, lane: usize, after: Sequence, to: Sequence) -> u64 {
+        let lanes = self.core.lanes();
+        if lanes == 1 {
+            let entries = self.core.log.count(after, to);
+            return entries.saturating_sub(self.core.ledger().decided_between(after, to));
+        }
+        let mut reader = self.core.log.reader(after);
+        let mut undecided = 0;
+        loop {
+            match reader.next() {
+                Ok(Some(ReadItem::Entry(entry))) if entry.sequence <= to => {
+                    let is_ours = Pending::decode(&entry)
+                        .is_ok_and(|pending| place_of(&pending.write, lanes).lane == lane);
+                    undecided += u64::from(is_ours && self.core.ledger().fate(entry.sequence).is_none());
+                }
+                Ok(Some(ReadItem::Damaged(_))) => {}
+                Ok(_) => return undecided,
+                Err(error) => {
+                    tracing::error!(%error, "the log cannot be read: the books are not exact");
+                    return undecided;
+                }
+            }
+        }
+    }
+
+    /// Writes of a lane up to `to` turned out to be applied: tells their callers and the books.
+    fn pass(&self, lane: usize, reached: Sequence, to: Sequence) {
+        let applied = self.undecided(lane, reached, to);
         let bytes = self.core.log.bytes(to);
         let mut book = self.core.book();
         let applied = applied.min(book.terms.pending);
@@ -149,20 +196,24 @@ impl Drainer {
         // At once: nobody may see bytes of writes that do not wait any more.
         book.set_bytes(bytes);
         drop(book);
-        tracing::info!(from = %cursor, %to, applied, "the database is further than was known");
+        tracing::info!(lane, from = %reached, %to, applied, "the database is further than was known");
     }
 
-    /// The database came back older: what it lacks counts as pending again.
-    fn heal(&mut self, cursor: Sequence, to: Sequence) {
-        let entries = self.core.log.count(to, cursor);
-        let decided = self.core.ledger().decided_between(to, cursor);
-        let missing = entries.saturating_sub(decided);
-        {
-            let mut book = self.core.book();
-            let missing = missing.min(book.terms.applied);
-            book.terms.applied -= missing;
-            book.terms.pending += missing;
+    /// What the database lacks of a lane counts as pending again. Returns how many writes that are.
+    pub(super) fn take_back(&self, lane: usize, reached: Sequence, to: Sequence) -> u64 {
+        if to >= reached {
+            return 0;
         }
+        let missing = self.undecided(lane, to, reached);
+        let mut book = self.core.book();
+        let counted = missing.min(book.terms.applied);
+        book.terms.applied -= counted;
+        book.terms.pending += counted;
+        missing
+    }
+
+    /// The database came back older: tells it.
+    fn heal(&mut self, cursor: Sequence, to: Sequence, missing: u64) {
         self.core.metrics.healed.inc_by(missing);
         tracing::warn!(database = %to, cursor = %cursor, writes = missing, "the database came back older: applying again what it lacks");
         self.report_in_outage("the database came back older than it left", |outage| {
@@ -190,22 +241,26 @@ impl Drainer {
 
     /// Carries out an operator's decision about a gap or a wiped database.
     pub(super) async fn carry_out(&mut self, decision: Decision) -> Result<(), String> {
-        let seen = self.core.database.position(&self.core.lane).await.map_err(|error| error.to_string())?;
-        let at = seen.as_ref().map_or(Sequence::START, |position| position.sequence.0);
-        let to = match decision {
-            Decision::Replay => at.max(self.core.log.retained_after()),
-            Decision::Skip => self.core.cursor(),
-        };
         let owner = self.core.log.epoch().owner.clone();
-        let reset = self.core.database.reset_position(&self.core.lane, seen.as_ref(), to, &owner).await;
-        let position = reset.map_err(|error| error.to_string())?;
-        tracing::warn!(?decision, %at, %to, "an operator decided about the position");
-        if at < to {
-            self.report_in_outage("the database lacks what the log no longer has", |outage| {
-                outage.missing = Some(format!("{at} -> {to}"));
-            });
+        let mut places = Vec::with_capacity(self.rows.len());
+        for lane in 0..self.rows.len() {
+            let id = self.rows[lane].id.clone();
+            let seen = self.core.database.position(&id).await.map_err(|error| error.to_string())?;
+            let at = seen.as_ref().map_or(Sequence::START, |position| position.sequence.0);
+            let to = match decision {
+                Decision::Replay => at.max(self.core.log.retained_after()),
+                Decision::Skip => self.core.reached(lane),
+            };
+            let reset = self.core.database.reset_position(&id, seen.as_ref(), to, &owner).await;
+            places.push((reset.map_err(|error| error.to_string())?, to));
+            tracing::warn!(?decision, lane, %at, %to, "an operator decided about the position");
+            if at < to {
+                self.report_in_outage("the database lacks what the log no longer has", |outage| {
+                    outage.missing = Some(format!("{at} -> {to}"));
+                });
+            }
         }
-        self.settle_at(position, to).await;
+        self.settle_at(places).await;
         Ok(())
     }
 }

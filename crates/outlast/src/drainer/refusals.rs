@@ -9,11 +9,12 @@ use super::backoff::pause;
 use super::{Drainer, Flow};
 use crate::clock::{now_ms, rfc3339};
 use crate::core::Core;
-use crate::database::{ApplyError, Item, Position, Sequence64};
+use crate::database::{ApplyError, Item};
 use crate::dead::Letter;
 use crate::error::{Refusal, RefusalKind};
 use crate::event::EventKind;
 use crate::feed::Pending;
+use crate::lanes::{Place, place_of};
 use crate::ledger::{Decided, Fated, Key, MarkBody, Waiting, keys_of};
 use crate::status::{Attempt, LaneState};
 use crate::waiters::Answer;
@@ -256,22 +257,28 @@ impl Drainer {
 
     /// Tries the first write that waits without deciding its fate. True when the database works again.
     async fn try_first(&mut self) -> Result<bool, Flow> {
-        let Some(position) = self.position.clone() else { return Err(Flow::Again) };
         self.feed.restart(self.core.cursor());
-        let read = self.feed.next(1, usize::MAX).map_err(|_| Flow::Again)?;
-        if read.writes.is_empty() {
-            return Ok(true);
-        }
-        let first = &read.writes[0];
+        let first = loop {
+            let mut read = self.feed.next(1, usize::MAX).map_err(|_| Flow::Again)?;
+            match read.writes.pop() {
+                None => return Ok(true),
+                Some(applied) if self.core.is_reached(applied.sequence, &applied.write) => {}
+                Some(first) => break first,
+            }
+        };
         if self.core.ledger().fate(first.sequence).is_some() {
             return Ok(true);
         }
+        let lanes = match place_of(&first.write, self.rows.len()) {
+            Place { alone: true, .. } => 0..self.rows.len(),
+            Place { lane, .. } => lane..lane + 1,
+        };
+        let expected = self.expected(lanes.clone())?;
         let items = [Item { id: first.first, write: first.write.clone() }];
-        match self.core.database.apply(&self.core.lane, &position, first.sequence, &items).await {
+        match self.core.database.apply_across(&expected, first.sequence, &items).await {
             Ok(applied) => {
-                let position = Position { sequence: Sequence64(first.sequence), ..position };
-                let batch = std::slice::from_ref(first);
-                self.committed(batch, &applied.duplicates, position, first.sequence);
+                let batch = std::slice::from_ref(&first);
+                self.committed(lanes, batch, &applied.duplicates, first.sequence);
                 Ok(true)
             }
             Err(ApplyError::Rejected { reason, .. }) => {
@@ -286,17 +293,8 @@ impl Drainer {
                 self.core.monitor.report_failure("write", &reason);
                 Err(Flow::Again)
             }
-            Err(ApplyError::Unknown(reason)) => {
-                self.certain = false;
-                self.position = None;
-                self.core.monitor.report_failure("write", &reason);
-                Err(Flow::Again)
-            }
-            Err(ApplyError::Moved { .. }) => {
-                self.certain = false;
-                self.position = None;
-                Err(Flow::Again)
-            }
+            Err(ApplyError::Unknown(reason)) => Err(self.in_doubt(Some(&reason))),
+            Err(ApplyError::Moved { .. }) => Err(self.in_doubt(None)),
         }
     }
 }

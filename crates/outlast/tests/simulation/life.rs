@@ -131,6 +131,7 @@ impl Life {
     }
 
     async fn open(&mut self) {
+        self.options.lanes = if self.dice.u8(..4) == 0 { self.dice.u32(1..5) } else { self.options.lanes };
         let disk = Arc::new(self.machine.clone());
         let database = Arc::new(self.story.database.clone());
         match Outlast::open_on(disk, database, self.options.clone()).await {
@@ -343,6 +344,7 @@ fn options(dice: &mut fastrand::Rng) -> Options {
     options.compression = if dice.u8(..4) == 0 { Compression::Zstd } else { Compression::None };
     options.max_writes = *dice.choice(&[40, 1_000_000]).unwrap_or(&40);
     options.batch_max = *dice.choice(&[3, 500]).unwrap_or(&500);
+    options.lanes = *dice.choice(&[1, 1, 2, 4]).unwrap_or(&1);
     options.backoff = Duration::from_millis(*dice.choice(&[50, 1000]).unwrap_or(&50));
     options.backoff_max = options.backoff * 8;
     options.storm_threshold = *dice.choice(&[4, 20]).unwrap_or(&20);

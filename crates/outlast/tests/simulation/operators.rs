@@ -38,6 +38,9 @@ pub fn look(story: &Story, outlast: &Outlast) {
     if !status.accounting_holds {
         story.violation(format!("the books do not balance: {:?}", status.accounting));
     }
+    if status.queue.lanes > 1 {
+        story.happened("several lanes");
+    }
 }
 
 async fn pause(story: &Story, outlast: &Outlast, dice: &mut fastrand::Rng) {
