@@ -122,7 +122,8 @@ async fn order_survives_parking_outages_and_restarts_in_seeded_cases() {
 
 async fn case(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let world = World::new();
+    let mut world = World::new();
+    world.options.lanes = random.u32(1..=3);
     let mut outlast = prepare(&world).await;
     let already: Mutex<HashSet<u64>> = Mutex::default();
     let salt = random.u64(..);

@@ -73,6 +73,8 @@ struct State {
     dice: fastrand::Rng,
     /// Raised when everything under way is lost with the server.
     crashes: u64,
+    /// Batches for whose answer somebody waits.
+    under_way: u64,
     fired: BTreeMap<&'static str, u64>,
 }
 
@@ -105,6 +107,7 @@ impl SimulatedDatabase {
             snapshots: VecDeque::new(),
             dice: fastrand::Rng::with_seed(seed),
             crashes: 0,
+            under_way: 0,
             fired: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), trace }
@@ -217,6 +220,15 @@ impl SimulatedDatabase {
             taken
         });
         answer.await.unwrap_or_else(|lost| Err(TakeOverError::Unavailable(lost.why())))
+    }
+}
+
+/// Ends with whoever waits for the answer to a batch.
+struct Landed<'a>(&'a SimulatedDatabase);
+
+impl Drop for Landed<'_> {
+    fn drop(&mut self) {
+        self.0.lock().under_way -= 1;
     }
 }
 
@@ -359,6 +371,14 @@ impl Database for SimulatedDatabase {
     ) -> Result<Applied, ApplyError> {
         let (rows, batch) = (rows.to_vec(), batch.to_vec());
         let trace = self.trace.clone();
+        {
+            let mut state = self.lock();
+            state.under_way += 1;
+            if state.under_way > 1 {
+                state.count("batches at once");
+            }
+        }
+        let _landed = Landed(self);
         let answer = self.ask(move |state| {
             let known = state.content.effects.len();
             let applied = state.apply(&rows, next, &batch);

@@ -33,9 +33,10 @@ const SEEDS_TWICE: u64 = 20;
 /// Makes this program print the hashes of the lives that begin with this seed.
 const HASHES_FROM: &str = "OUTLAST_HASHES_FROM";
 /// What has to be seen in so many lives.
-const FAULTS: [&str; 24] = [
+const FAULTS: [&str; 25] = [
     "answer lost",
     "arrived late",
+    "batches at once",
     "cancelled",
     "conflict",
     "dead letter discarded",
