@@ -15,7 +15,9 @@ may lose what only those two had: nothing else.
     protocol.py --every-break             plant each of them in turn, in the smallest world that shows it: seconds
 
 Where the code and this model differ: the model appends a parked chain again as a whole, the code piece by piece (see
-docs/decisions/0003-a-chain-is-appended-again-piece-by-piece.md).
+docs/decisions/0003-a-chain-is-appended-again-piece-by-piece.md). The model has one lane. With several each is this
+protocol with a row of its own; a write over several lanes checks and moves all their rows (docs/decisions/0021-lanes-go-in-rounds.md):
+the simulation of the whole system explores that.
 """
 import subprocess
 import sys
