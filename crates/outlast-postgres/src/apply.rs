@@ -15,9 +15,9 @@ use crate::flight::{FLIGHT_BYTES_MAX, Landing, Lost};
 use crate::position::{self, READ_KEYS, ask, key_row};
 use crate::shape::{Shape, Shapes, Table};
 
-/// How often a batch is sent: at first, without the writes whose keys are known, with tables looked at anew, and once
+/// How often a batch is sent: at first, in its own order, without the writes whose keys are known, with tables looked at anew, and once
 /// more for each of these two, should others change keys or tables meanwhile.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 6;
 
 /// What stands under the names of the batch's collections.
 type Known<'a> = HashMap<&'a Collection, Arc<Shape>>;
@@ -83,6 +83,9 @@ impl<'a> Attempt<'a> {
             } else if source == Source::End && fault.code.starts_with("XX") {
                 // Not every relative of PostgreSQL rolls back what fails at its commit in this way.
                 return Err(ApplyError::Unknown(fault.message));
+            } else if !self.target.keeps_order && is_refusal(&fault) {
+                // It may only be refused for the order in which it was sent.
+                self.target.keeps_order = true;
             } else if let Some(error) = self.refused(source, &fault, &known) {
                 return Err(error);
             } else if is_refusal(&fault) && matches!(source, Source::Operations { .. } | Source::End) {

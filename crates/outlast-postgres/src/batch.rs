@@ -19,6 +19,8 @@ use crate::{statement, value};
 
 /// A group is cut when its rows have more bytes than this: the server reads them into one value.
 const GROUP_BYTES_MAX: usize = 8 << 20;
+/// Most groups that are open at once.
+const GROUPS_MAX: usize = 32;
 
 /// What the whole batch is about.
 #[derive(Clone, Copy)]
@@ -26,6 +28,8 @@ pub(crate) struct Target<'a> {
     /// The lanes whose positions are checked and moved.
     pub(crate) rows: &'a [(LaneId, Position)],
     pub(crate) next: Sequence,
+    /// Whether operations on different records take effect in the order of the batch.
+    pub(crate) keeps_order: bool,
     pub(crate) create_collections: bool,
     pub(crate) limits: Limits,
 }
@@ -101,10 +105,13 @@ impl<'a> Block<'a> {
             block,
             shapes,
             made: HashSet::new(),
-            group: None,
+            groups: Groups::new(match mode {
+                Mode::Trial => Grouping::None,
+                Mode::Commit if target.keeps_order => Grouping::Adjacent,
+                Mode::Commit => Grouping::Any,
+            }),
             statements: Vec::new(),
             create_collections: target.create_collections,
-            grouping: mode == Mode::Commit,
         };
         builder.begin(target)?;
         let running = || items.iter().zip(claims).enumerate();
@@ -125,7 +132,7 @@ impl<'a> Block<'a> {
                 builder.operation(index, place, operation)?;
             }
         }
-        builder.end_group()?;
+        builder.end_groups()?;
         builder.end(mode)?;
         Ok(builder.block)
     }
@@ -150,16 +157,77 @@ struct Group<'a> {
     first: (usize, usize),
 }
 
+/// Which operations become one statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grouping {
+    /// Each one by itself.
+    None,
+    /// Alike ones that follow each other.
+    Adjacent,
+    /// Alike ones, whatever stands between them, as long as each record, and each write, keeps its own order.
+    Any,
+}
+
+/// Statements of alike operations that are not closed yet, in the order in which they will run.
+struct Groups<'a> {
+    grouping: Grouping,
+    open: Vec<Group<'a>>,
+    /// Into which of them the last operation on a record went.
+    records: HashMap<(&'a Collection, &'a str), usize>,
+    /// Into which of them the last operation of this write went.
+    write: (usize, usize),
+}
+
+impl<'a> Groups<'a> {
+    fn new(grouping: Grouping) -> Self {
+        Self { grouping, open: Vec::new(), records: HashMap::new(), write: (0, 0) }
+    }
+
+    /// Where this operation may join: not before what its record or its write has to do first.
+    fn fitting(&self, write: usize, kind: &Kind<'a>, id: &'a str, bytes: usize) -> Option<usize> {
+        let first = match self.grouping {
+            Grouping::None => return None,
+            Grouping::Adjacent => self.open.len().saturating_sub(1),
+            Grouping::Any => {
+                let of_record = self.records.get(&(kind.collection, id)).map_or(0, |group| group + 1);
+                let of_write = if self.write.0 == write { self.write.1 } else { 0 };
+                of_record.max(of_write)
+            }
+        };
+        let fits = |group: &Group<'_>| {
+            group.kind == *kind && !group.ids.contains(id) && group.rows.len() + bytes < GROUP_BYTES_MAX
+        };
+        (first..self.open.len()).find(|at| fits(&self.open[*at]))
+    }
+
+    /// Whether all of them are to be closed before another one is opened.
+    fn are_full(&self) -> bool {
+        self.grouping != Grouping::Any || self.open.len() >= GROUPS_MAX
+    }
+
+    fn note(&mut self, write: usize, collection: &'a Collection, id: &'a str, group: usize) {
+        if self.grouping == Grouping::Any {
+            self.records.insert((collection, id), group);
+            self.write = (write, group);
+        }
+    }
+
+    fn close(&mut self) -> Vec<Group<'a>> {
+        self.records.clear();
+        self.write = (0, 0);
+        std::mem::take(&mut self.open)
+    }
+}
+
 struct Builder<'a, 's> {
     block: Block<'a>,
     shapes: &'s HashMap<&'a Collection, Arc<Shape>>,
     /// Collections whose table an earlier statement of this block makes.
     made: HashSet<&'a Collection>,
-    group: Option<Group<'a>>,
+    groups: Groups<'a>,
     /// The texts of callers' statements so far.
     statements: Vec<&'a str>,
     create_collections: bool,
-    grouping: bool,
 }
 
 impl<'a, 's: 'a> Builder<'a, 's> {
@@ -206,7 +274,7 @@ impl<'a, 's: 'a> Builder<'a, 's> {
             Operation::Patch { record, data } => self.record(at, Verb::Patch, record, data.as_str()),
             Operation::Delete { record } => self.record(at, Verb::Delete, record, "{}"),
             Operation::Statement { text, parameters, .. } => {
-                self.end_group()?;
+                self.end_groups()?;
                 self.statements.push(text);
                 let numbered = statement::number(text).map_err(|invalid| {
                     Stop::Write(write, Refusal::new(RefusalKind::Statement, invalid.to_string()))
@@ -258,21 +326,20 @@ impl<'a, 's: 'a> Builder<'a, 's> {
             refuse(RefusalKind::Schema, format!("{message} (\"{collection}\" \"{id}\")"))
         })?;
         let kind = Kind { verb, collection, columns };
-        let fits = |group: &Group<'_>| {
-            self.grouping
-                && group.kind == kind
-                && !group.ids.contains(id.as_str())
-                && group.rows.len() + row.len() < GROUP_BYTES_MAX
-        };
-        if let Some(group) = self.group.as_mut().filter(|group| fits(group)) {
+        if let Some(place) = self.groups.fitting(at.0, &kind, id.as_str(), row.len()) {
+            let group = &mut self.groups.open[place];
             group.rows.push(',');
             group.rows.push_str(&row);
             group.ids.insert(id.as_str());
+            self.groups.note(at.0, collection, id.as_str(), place);
             return Ok(());
         }
-        self.end_group()?;
+        if self.groups.are_full() {
+            self.end_groups()?;
+        }
         let ids = HashSet::from([id.as_str()]);
-        self.group = Some(Group { kind, table, ids, rows: format!("[{row}"), first: at });
+        self.groups.note(at.0, collection, id.as_str(), self.groups.open.len());
+        self.groups.open.push(Group { kind, table, ids, rows: format!("[{row}"), first: at });
         Ok(())
     }
 
@@ -283,7 +350,7 @@ impl<'a, 's: 'a> Builder<'a, 's> {
     }
 
     fn make(&mut self, write: usize, collection: &'a Collection) -> Result<(), Stop> {
-        self.end_group()?;
+        self.end_groups()?;
         let text = format!(
             "CREATE TABLE IF NOT EXISTS \"{collection}\" (id text COLLATE \"C\" PRIMARY KEY, data jsonb NOT NULL)"
         );
@@ -293,15 +360,17 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         Ok(())
     }
 
-    /// Puts the group into a statement.
-    fn end_group(&mut self) -> Result<(), Stop> {
-        let Some(group) = self.group.take() else { return Ok(()) };
-        let count = group.ids.len();
-        let alone = (count == 1).then_some(group.first);
-        let rows = group.rows + "]";
-        let Kind { verb, collection, columns } = &group.kind;
-        let text = sql::statement(*verb, collection, columns, &group.table, count);
-        self.add(Source::Operations { alone }, &text, &[Some(&rows)])
+    /// Puts each group into a statement.
+    fn end_groups(&mut self) -> Result<(), Stop> {
+        for group in self.groups.close() {
+            let count = group.ids.len();
+            let alone = (count == 1).then_some(group.first);
+            let rows = group.rows + "]";
+            let Kind { verb, collection, columns } = &group.kind;
+            let text = sql::statement(*verb, collection, columns, &group.table, count);
+            self.add(Source::Operations { alone }, &text, &[Some(&rows)])?;
+        }
+        Ok(())
     }
 
     fn end(&mut self, mode: Mode) -> Result<(), Stop> {

@@ -49,6 +49,9 @@ pub struct PostgresOptions {
     /// Let what is missing be made: Outlast's tables and functions by `probe`, a collection's table by the first write
     /// to it. Default: true.
     pub create_collections: bool,
+    /// Whether operations on different records of one batch take effect in its order. Without it alike ones are put
+    /// together whatever stands between them, as long as each record and each write keeps its own order. Default: true.
+    pub keeps_order: bool,
     /// The password, when it is not in the URL.
     pub password: Option<String>,
 }
@@ -62,6 +65,7 @@ impl fmt::Debug for PostgresOptions {
             .field("lock_timeout", &self.lock_timeout)
             .field("tcp_user_timeout", &self.tcp_user_timeout)
             .field("create_collections", &self.create_collections)
+            .field("keeps_order", &self.keeps_order)
             .finish_non_exhaustive()
     }
 }
@@ -74,6 +78,7 @@ impl Default for PostgresOptions {
             lock_timeout: Duration::from_secs(5),
             tcp_user_timeout: Duration::from_secs(15),
             create_collections: true,
+            keeps_order: true,
             password: None,
         }
     }
@@ -85,6 +90,7 @@ pub struct Postgres {
     request_timeout: Duration,
     lock_timeout: Duration,
     create_collections: bool,
+    keeps_order: bool,
     shapes: Shapes,
     writes: Pool,
     reads: Pool,
@@ -106,6 +112,7 @@ impl Postgres {
             lock_timeout,
             tcp_user_timeout,
             create_collections,
+            keeps_order,
             password,
         } = options;
         let address = Arc::new(Address::parse(url, password.as_deref())?);
@@ -114,7 +121,16 @@ impl Postgres {
         };
         let (writes, reads) = (pool(WRITE_CONNECTIONS_MAX), pool(READ_CONNECTIONS_MAX));
         let shapes = Shapes::new(address.keys.clone());
-        Ok(Self { address, request_timeout, lock_timeout, create_collections, shapes, writes, reads })
+        Ok(Self {
+            address,
+            request_timeout,
+            lock_timeout,
+            create_collections,
+            keeps_order,
+            shapes,
+            writes,
+            reads,
+        })
     }
 
     fn limits(&self) -> Limits {
@@ -327,8 +343,8 @@ impl Database for Postgres {
             .take(limits.deadline)
             .await
             .map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
-        let create_collections = self.create_collections;
-        let target = Target { rows, next, create_collections, limits };
+        let Self { keeps_order, create_collections, .. } = *self;
+        let target = Target { rows, next, keeps_order, create_collections, limits };
         let attempt = Attempt { connection: &mut connection, shapes: &self.shapes, target, batch };
         let applied = attempt.run().await;
         self.leave_if_demoted(&connection);

@@ -9,11 +9,12 @@ use outlast_surrealdb::{SurrealDb, SurrealOptions};
 
 use crate::config::{DatabaseConfig, Secret};
 
-/// Makes the adapter. It connects later: the server starts also while the database is away.
+/// Makes the adapter. It connects later: the server starts also while the database is away. `keeps_order` says whether
+/// writes to different records take effect in the order in which they came.
 ///
 /// # Errors
 /// A sentence with what is wrong with the URL and what would be right. It never holds the password.
-pub fn open(config: &DatabaseConfig) -> Result<Arc<dyn Database>, String> {
+pub fn open(config: &DatabaseConfig, keeps_order: bool) -> Result<Arc<dyn Database>, String> {
     let url = config.url.as_str();
     let scheme = url_scheme(url).map_err(|error| format!("database.url: {error}"))?;
     match scheme.as_str() {
@@ -49,6 +50,7 @@ pub fn open(config: &DatabaseConfig) -> Result<Arc<dyn Database>, String> {
                 create_collections: config.create_collections,
                 request_timeout: config.request_timeout,
                 connect_timeout: config.connect_timeout,
+                keeps_order,
                 password: config.password.as_ref().map(|secret| Secret::expose(secret).to_owned()),
                 ..PostgresOptions::default()
             };

@@ -36,7 +36,8 @@ pub(super) fn run(global: &Global, overrides: &Overrides) -> Result<(), Failure>
 async fn serve(global: &Global, config: Config) -> Result<(), Failure> {
     let mut signals =
         Signals::new().map_err(|error| Failure::failed(format!("signals cannot be handled: {error}")))?;
-    let database = database::open(&config.database).map_err(|why| Failure::new(Exit::Config, why))?;
+    let database = database::open(&config.database, config.outlast.lanes == 1)
+        .map_err(|why| Failure::new(Exit::Config, why))?;
     let database_name = database.describe();
     let outlast = Outlast::open(database, config.outlast.clone()).await.map_err(|error| {
         let exit = if error.is_locked() { Exit::Locked } else { Exit::Failed };
