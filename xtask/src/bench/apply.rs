@@ -16,6 +16,8 @@ use super::stats::{Compare, Contender, Sample, Series, Spread, interleave};
 use super::workload::Workload;
 use crate::Result;
 
+/// A backlog is drained over so many lanes, beside one.
+const LANES: [u32; 2] = [2, 4];
 /// What a drain must reach of the best transaction that a client can make.
 const DRAIN_GOAL: f64 = 0.90;
 /// A lone write may take so many times what its transaction takes by hand, and so many microseconds more.
@@ -128,9 +130,16 @@ fn backlog(settings: &Settings, kind: Kind, section: &mut Section) -> Result<()>
         }),
         Contender::new("Outlast drains its log", |_| {
             drain_round += 1;
-            bench.drain(&format!("drain_{drain_round}"))
+            bench.drain(&format!("drain_{drain_round}"), 1)
         }),
     ];
+    for lanes in LANES {
+        let (bench, mut round) = (&bench, 0);
+        contenders.push(Contender::new(format!("Outlast drains its log over {lanes} lanes"), move |_| {
+            round += 1;
+            bench.drain(&format!("drain_over_{lanes}_{round}"), lanes)
+        }));
+    }
     if let Some(name) = plain.describe_fastest() {
         contenders.push(Contender::new(format!("the client: {name}"), |_| fastest()));
     }

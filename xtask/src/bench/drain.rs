@@ -50,7 +50,7 @@ pub(super) fn measure(settings: &Settings) -> Result<Section> {
             }),
             Contender::new("the library drains", |_| {
                 drain_round += 1;
-                bench.drain(&format!("drain_{drain_round}"))
+                bench.drain(&format!("drain_{drain_round}"), 1)
             }),
         ];
         let series = interleave(contenders, settings.rounds, settings.time)?;
@@ -99,11 +99,13 @@ impl Bench<'_> {
         Ok(Item { id: WriteId(sequence), write: Arc::new(self.workload.write()) })
     }
 
-    pub(super) fn drain(&self, name: &str) -> Result<Sample> {
+    /// Opens a queue in which everything waits, with so many lanes, and sees it drained.
+    pub(super) fn drain(&self, name: &str, lanes: u32) -> Result<Sample> {
         let queue = self.directory.join(name);
         fill(&queue, self.backlog, &self.workload)?;
         let sample = self.runtime.block_on(async {
-            let options = Options { max_writes: u64::MAX, max_bytes: u64::MAX, ..Options::new(&queue) };
+            let options =
+                Options { max_writes: u64::MAX, max_bytes: u64::MAX, lanes, ..Options::new(&queue) };
             let outlast = Outlast::open(self.place.database(name).await?, options).await?;
             wait_until_connected(&outlast).await?;
             let started = Instant::now();
