@@ -29,7 +29,12 @@ const SERIES: &[(&str, &str)] = &[
     ("apply_batch_size_count", "histogram"),
     ("apply_duration_seconds_count", "histogram"),
     ("log_sync_duration_seconds_count", "histogram"),
-    ("log_syncs_total", ""),
+    ("log_syncs_total", "counter"),
+    ("accepting_writes", "gauge"),
+    ("lane_state{state=\"running\"}", "gauge"),
+    ("lane_state{state=\"halted\"}", "gauge"),
+    ("log_state{state=\"ok\"}", "gauge"),
+    ("log_state{state=\"no_space\"}", "gauge"),
     ("database_state{state=\"connected\"}", "gauge"),
     ("database_state{state=\"connecting\"}", "gauge"),
     ("database_state{state=\"failed\"}", "gauge"),
@@ -54,16 +59,24 @@ async fn every_series_is_there_before_anything_has_happened() {
     let server = Server::start().await;
     let reply = server.get("/metrics").await;
     assert_eq!(reply.status, 200);
-    assert!(reply.header("content-type").starts_with("application/openmetrics-text; version=1.0.0"));
+    assert!(reply.header("content-type").starts_with("text/plain; version=0.0.4"));
     for (series, kind) in SERIES {
         let found = value(&reply.body, series);
         assert!(found.is_some(), "{series} is missing in:\n{}", reply.body);
         if *kind == "counter" || *kind == "histogram" {
-            let started = series.starts_with("database_state_changes") || series.starts_with("apply_");
+            let started = series.starts_with("database_state_changes")
+                || series.starts_with("apply_")
+                || series == &"log_syncs_total";
             assert!(started || found == Some(0.0), "{series} is {found:?} at the start");
         }
     }
-    assert!(reply.body.ends_with("# EOF\n"));
+    let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1";
+    let open = server.send("GET", "/metrics", &[("accept", accept)], "").await;
+    assert!(open.header("content-type").starts_with("application/openmetrics-text; version=1.0.0"));
+    assert!(open.body.ends_with("# EOF\n"));
+    for (series, _) in SERIES {
+        assert!(value(&open.body, series).is_some(), "{series} is missing in:\n{}", open.body);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

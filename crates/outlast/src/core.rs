@@ -386,6 +386,7 @@ impl Core {
         let queue = self.queue_status();
         let terms = self.book().terms;
         let marks = self.log.watermarks();
+        let lane = self.lane_state.borrow().name();
         Snapshot {
             writes: queue.writes,
             writes_max: queue.writes_max,
@@ -405,6 +406,13 @@ impl Core {
                 .monitor
                 .last_success()
                 .map_or(0.0, |ago| crate::clock::now_ms() as f64 / 1000.0 - ago.as_secs_f64()),
+            accepting: self.accepting().is_ok(),
+            lane,
+            log: match self.log_state() {
+                LogState::Ok => "ok",
+                LogState::NoSpace { .. } => "no_space",
+                LogState::Failed(_) => "failed",
+            },
         }
     }
 

@@ -1,6 +1,7 @@
 //! The library's metrics. Names are the design's (section 11); every series is present from the start.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,11 +45,13 @@ pub(crate) struct FateLabel {
     fate: &'static str,
 }
 
-type Float = Gauge<f64, std::sync::atomic::AtomicU64>;
+type Float = Gauge<f64, AtomicU64>;
 
 const OPERATIONS: [&str; 6] = ["create", "put", "patch", "delete", "statement", "transaction"];
 const RESULTS: [&str; 6] = ["applied", "unavailable", "conflict", "rejected", "unknown", "moved"];
 const STATES: [&str; 4] = ["disconnected", "connecting", "connected", "failed"];
+const LANES: [&str; 4] = ["running", "paused", "storm", "halted"];
+const LOGS: [&str; 3] = ["ok", "no_space", "failed"];
 
 /// Gauges that are computed when somebody asks.
 #[derive(Debug, Clone, Default)]
@@ -68,6 +71,9 @@ pub(crate) struct Snapshot {
     pub discarded: u64,
     pub syncs: u64,
     pub last_success_unix: f64,
+    pub accepting: bool,
+    pub lane: &'static str,
+    pub log: &'static str,
 }
 
 /// All series of the library.
@@ -84,7 +90,7 @@ pub(crate) struct Metrics {
     parked: Gauge,
     dead: Gauge,
     accounting: Family<FateLabel, Gauge>,
-    log_syncs: Gauge,
+    log_syncs: Counter,
     last_success: Float,
     accepted: Family<StatusLabel, Counter>,
     applied: Family<OperationLabel, Counter>,
@@ -97,6 +103,9 @@ pub(crate) struct Metrics {
     pub sync_duration: Histogram,
     state: Family<StateLabel, Gauge>,
     health: Family<LevelLabel, Gauge>,
+    accepting: Gauge,
+    lane: Family<StateLabel, Gauge>,
+    log: Family<StateLabel, Gauge>,
     state_changes: Counter,
     pub outages: Counter,
     pub outage_duration: Histogram,
@@ -116,7 +125,7 @@ impl Metrics {
             parked: Gauge::default(),
             dead: Gauge::default(),
             accounting: Family::default(),
-            log_syncs: Gauge::default(),
+            log_syncs: Counter::default(),
             last_success: Float::default(),
             accepted: Family::default(),
             applied: Family::default(),
@@ -129,6 +138,9 @@ impl Metrics {
             sync_duration: Histogram::new(exponential_buckets(0.000_05, 2.5, 12)),
             state: Family::default(),
             health: Family::default(),
+            accepting: Gauge::default(),
+            lane: Family::default(),
+            log: Family::default(),
             state_changes: Counter::default(),
             outages: Counter::default(),
             outage_duration: Histogram::new(exponential_buckets(1.0, 3.0, 10)),
@@ -209,8 +221,15 @@ impl Metrics {
             Unit::Seconds,
             self.sync_duration.clone(),
         );
-        r.register("log_syncs_total", "Syncs of the log", self.log_syncs.clone());
+        r.register("log_syncs", "Syncs of the log", self.log_syncs.clone());
         r.register("database_state", "1 for the present state of the connection", self.state.clone());
+        r.register(
+            "accepting_writes",
+            "1 while a write would be durably accepted, as /readyz says",
+            self.accepting.clone(),
+        );
+        r.register("lane_state", "1 for what the lane is doing", self.lane.clone());
+        r.register("log_state", "1 for the state of the log and that of dead letters", self.log.clone());
         r.register("health_status", "1 for the present level of health", self.health.clone());
         r.register("database_state_changes", "Changes of that state", self.state_changes.clone());
         r.register(
@@ -279,8 +298,15 @@ impl Metrics {
         self.drain_eta.set(seconds(now.drain_eta));
         self.parked.set(whole(now.parked));
         self.dead.set(whole(now.dead));
-        self.log_syncs.set(whole(now.syncs));
+        self.log_syncs.inner().store(now.syncs, Ordering::Relaxed);
         self.last_success.set(now.last_success_unix);
+        self.accepting.set(i64::from(now.accepting));
+        for state in LANES {
+            self.lane.get_or_create(&StateLabel { state }).set(i64::from(state == now.lane));
+        }
+        for state in LOGS {
+            self.log.get_or_create(&StateLabel { state }).set(i64::from(state == now.log));
+        }
         for (fate, value) in [
             ("accepted", now.accepted),
             ("applied", now.applied),

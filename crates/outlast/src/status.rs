@@ -133,6 +133,18 @@ pub enum LaneState {
     },
 }
 
+impl LaneState {
+    /// The word for it in metrics and documents.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused { .. } => "paused",
+            Self::Storm { .. } => "storm",
+            Self::Halted { .. } => "halted",
+        }
+    }
+}
+
 /// Why a lane halted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

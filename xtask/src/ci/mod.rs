@@ -173,17 +173,25 @@ fn server() -> Result<Done> {
     Ok(Done::Whole)
 }
 
-/// Without PostgreSQL its tests are left out, but not in CI: `.ci/run` installs it.
+/// Without PostgreSQL its tests are left out, but not in CI: `.ci/run` installs it. The tests for the other programs skip
+/// themselves.
 fn tests() -> Result<Done> {
     let all = ["test", "--locked", "--workspace", "--no-fail-fast"];
+    let mut missing = Vec::new();
     if outlast_testkit::postgres::is_installed() {
         run_command(&mut cargo(all))?;
-        let pooler = outlast_testkit::pooler::is_installed();
-        let skipped = || Done::Without("PgBouncer, which is not installed".to_owned());
-        return Ok(if pooler { Done::Whole } else { skipped() });
+        if !outlast_testkit::pooler::is_installed() {
+            missing.push("PgBouncer");
+        }
+    } else {
+        run_command(&mut cargo(all.into_iter().chain(["--exclude", "outlast-postgres"])))?;
+        missing.push("PostgreSQL");
     }
-    run_command(&mut cargo(all.into_iter().chain(["--exclude", "outlast-postgres"])))?;
-    Ok(Done::Without("PostgreSQL, which is not installed".to_owned()))
+    let searched = std::env::var_os("PATH").unwrap_or_default();
+    let found = |program: &&str| std::env::split_paths(&searched).any(|path| path.join(program).is_file());
+    missing.extend(["promtool", "systemd-analyze", "kubectl"].into_iter().filter(|program| !found(program)));
+    let skipped = || Done::Without(format!("{}, not installed", missing.join(", ")));
+    Ok(if missing.is_empty() { Done::Whole } else { skipped() })
 }
 
 /// Tests that need the binary as it is shipped, and much of the machine. They print what they left out, and in a line

@@ -1,5 +1,7 @@
-//! Counts and times requests. One update per request; labels are routes, never paths.
+//! Counts and times requests: one update per request; labels are routes, never paths. And the two formats in which all
+//! metrics can be read.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -11,6 +13,13 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::routes::ROUTES;
+
+/// The media type of `OpenMetrics`, which `prometheus-client` writes.
+pub(super) const OPENMETRICS: &str = "application/openmetrics-text";
+/// The same, as it is answered.
+pub(super) const OPENMETRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The older format of Prometheus.
+pub(super) const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The route of requests that match none.
 pub(super) const UNMATCHED: &str = "unmatched";
@@ -91,6 +100,29 @@ impl Drop for UnderWay {
     }
 }
 
+/// `OpenMetrics` in the older format of Prometheus: a counter is declared under the name of its series, and there are
+/// neither units nor an end mark.
+pub(super) fn prometheus(open: &str) -> String {
+    let mut text = String::with_capacity(open.len());
+    // The help comes before the type that decides about the name of both.
+    let mut help = "";
+    for line in open.lines() {
+        if line.starts_with("# HELP ") {
+            help = line;
+        } else if let Some(declared) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = declared.split_once(' ').unwrap_or((declared, "untyped"));
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let about = help.strip_prefix("# HELP ").and_then(|help| help.strip_prefix(name)).unwrap_or("");
+            let kind = if kind == "unknown" { "untyped" } else { kind };
+            let _ = write!(text, "# HELP {name}{suffix}{about}\n# TYPE {name}{suffix} {kind}\n");
+        } else if !line.starts_with('#') {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
 /// Methods that a client makes up do not become labels.
 fn method_label(method: &Method) -> &'static str {
     match *method {
@@ -101,5 +133,19 @@ fn method_label(method: &Method) -> &'static str {
         Method::PATCH => "PATCH",
         Method::DELETE => "DELETE",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_metrics_become_the_older_format() {
+        let open = "# HELP a_b Counts.\n# TYPE a_b counter\na_b_total{x=\"# EOF\"} 1\n\
+                    # HELP t_seconds Time.\n# TYPE t_seconds histogram\n# UNIT t_seconds seconds\nt_seconds_sum 0.0\n# EOF\n";
+        let older = "# HELP a_b_total Counts.\n# TYPE a_b_total counter\na_b_total{x=\"# EOF\"} 1\n\
+                     # HELP t_seconds Time.\n# TYPE t_seconds histogram\nt_seconds_sum 0.0\n";
+        assert_eq!(prometheus(open), older);
     }
 }

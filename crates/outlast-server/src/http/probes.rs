@@ -6,12 +6,11 @@ use outlast::health::{Component, Level};
 use serde_json::{Map, Value, json};
 
 use super::app::{Answer, App, Call, content, not_stored};
+use super::metrics::{OPENMETRICS, OPENMETRICS_TEXT, PROMETHEUS_TEXT, prometheus};
 use super::problem::{NOT_READY, Problem, SHUTTING_DOWN};
 use crate::config::Readiness;
 
 const HEALTH_JSON: &str = "application/health+json";
-/// What `prometheus-client` writes is the `OpenMetrics` text format, which Prometheus reads by this name.
-const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// `GET /livez`: the event loop answers, and the committer makes progress. Restart the process when it fails.
 ///
@@ -90,12 +89,18 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-/// `GET /metrics`.
+/// `GET /metrics`: as `OpenMetrics` for whoever asks for it, as Prometheus does; in the older Prometheus format, which
+/// every tool reads, otherwise.
 ///
 /// # Errors
 /// None.
 pub(super) async fn metrics(call: Call) -> Answer {
-    Ok(not_stored(content(StatusCode::OK, METRICS_TEXT, call.app.outlast.metrics())))
+    let accepts = call.headers().get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let open = accepts.flat_map(|list| list.split(',')).any(|item| item.trim().starts_with(OPENMETRICS));
+    let text = call.app.outlast.metrics();
+    let (media_type, text) =
+        if open { (OPENMETRICS_TEXT, text) } else { (PROMETHEUS_TEXT, prometheus(&text)) };
+    Ok(not_stored(content(StatusCode::OK, media_type, text)))
 }
 
 fn passed() -> Response {

@@ -160,7 +160,7 @@ routes! {
         "Started: the log is open";
     GET "/health" PUBLIC Nothing, NO_QUERY, "application/health+json", PROBE, probes::health,
         "Health of every component";
-    GET "/metrics" READER Nothing, NO_QUERY, "application/openmetrics-text", METRICS, probes::metrics,
+    GET "/metrics" READER Nothing, NO_QUERY, "text/plain", METRICS, probes::metrics,
         "Metrics for Prometheus";
     GET "/openapi.json" PUBLIC Nothing, NO_QUERY, "application/json", PAGES, docs::openapi,
         "This interface as an OpenAPI document";
