@@ -2,13 +2,16 @@
 //!
 //! - [`config`]: `outlast.toml`, environment and flags, through one table of settings;
 //! - [`http`]: the HTTP interface, through one table of routes;
+//! - alerts: what the server tells by itself, to webhooks;
 //! - the command line: `serve` runs the server, everything else talks HTTP to a running one.
 //!
 //! Imports point one way: command line -> http -> config -> the library.
 
+mod alerts;
 mod cli;
 pub mod config;
 pub mod database;
 pub mod http;
+mod outgoing;
 
 pub use cli::{Exit, run};

@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use super::Exit;
 use super::arguments::{Global, Overrides, inputs};
 use super::output::{Failure, print};
+use crate::alerts;
 use crate::config::{self, Config, LogFormat};
 use crate::database;
 use crate::http::{self, App};
@@ -68,8 +69,14 @@ async fn serve(global: &Global, config: Config) -> Result<(), Failure> {
     if config.server.insecure_listen && config.server.tokens.is_empty() && !address.ip().is_loopback() {
         tracing::warn!(%address, "no tokens are configured: everybody who reaches this address may do everything");
     }
+    let alerts = alerts::start(outlast.clone(), &config.alerts, address);
     let app = App::new(outlast.clone(), config.server.clone());
-    run_until_signal(listener, app, &outlast, config.server.shutdown_deadline, &mut signals).await
+    let ended =
+        run_until_signal(listener, app, &outlast, config.server.shutdown_deadline, &mut signals).await;
+    if let Some(alerts) = alerts {
+        alerts.abort();
+    }
+    ended
 }
 
 async fn run_until_signal(

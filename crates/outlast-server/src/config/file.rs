@@ -53,11 +53,22 @@ fn as_text(value: &DeValue<'_>) -> Result<String, String> {
         DeValue::Integer(number) if number.radix() == 10 => Ok(number.as_str().to_owned()),
         DeValue::Boolean(flag) => Ok(flag.to_string()),
         DeValue::Array(items) => {
-            let tokens: Result<Vec<String>, String> =
-                items.iter().map(|item| token(item.get_ref())).collect();
-            Ok(tokens?.join(","))
+            let items: Result<Vec<String>, String> = items.iter().map(|each| item(each.get_ref())).collect();
+            let items = items?;
+            Ok(if items.is_empty() { "none".to_owned() } else { items.join(",") })
         }
         other => Err(format!("a value of type {} is not taken here", other.type_str())),
+    }
+}
+
+/// An item of a list: a word, or a token.
+fn item(value: &DeValue<'_>) -> Result<String, String> {
+    match value {
+        DeValue::String(text) if text.contains(',') => {
+            Err("an item of a list must not hold a comma; in a URL write %2C".to_owned())
+        }
+        DeValue::String(text) => Ok(text.to_string()),
+        other => token(other),
     }
 }
 

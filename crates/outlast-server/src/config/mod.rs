@@ -1,5 +1,6 @@
 //! Configuration: `outlast.toml`, environment and flags, read through one table of settings.
 
+mod alerts;
 mod file;
 mod load;
 mod settings;
@@ -9,8 +10,9 @@ mod token;
 pub mod units;
 mod value;
 
+pub use alerts::{AlertKind, Webhook};
 pub use load::{ConfigError, DEFAULT_FILE, Inputs, Loaded, Source, load, refuse_open_door};
-pub use settings::{Config, DatabaseConfig, LogConfig, ServerConfig, Setting, find, variable};
+pub use settings::{AlertsConfig, Config, DatabaseConfig, LogConfig, ServerConfig, Setting, find, variable};
 pub use show::{as_json, as_text, page, sample};
 pub use token::{Role, Token};
 pub use value::{LogFormat, Readiness, Secret, hide_password};

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::alerts::{AlertKind, Webhook};
 use super::token::Token;
 use super::value::{Bounds, LogFormat, Readiness, Secret, Slot};
 
@@ -17,6 +18,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The section `database`.
     pub database: DatabaseConfig,
+    /// The section `alerts`.
+    pub alerts: AlertsConfig,
     /// The section `log`.
     pub log: LogConfig,
     /// The sections `queue`, `delivery` and `health`: the library's own options.
@@ -69,6 +72,17 @@ pub struct DatabaseConfig {
     pub connect_timeout: Duration,
 }
 
+/// Who is told when something needs somebody.
+#[derive(Debug, Clone)]
+pub struct AlertsConfig {
+    /// Where alerts are posted to.
+    pub webhooks: Vec<Webhook>,
+    /// Which ones.
+    pub on: Vec<AlertKind>,
+    /// How often an alert that lasts is told again, if it is.
+    pub repeat: Option<Duration>,
+}
+
 /// The server's own log lines (not the log of writes).
 #[derive(Debug, Clone)]
 pub struct LogConfig {
@@ -102,6 +116,11 @@ impl Default for Config {
                 create_collections: true,
                 request_timeout: Duration::from_secs(30),
                 connect_timeout: Duration::from_secs(5),
+            },
+            alerts: AlertsConfig {
+                webhooks: Vec::new(),
+                on: AlertKind::ALL.to_vec(),
+                repeat: Some(Duration::from_hours(1)),
             },
             log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
             outlast: outlast::options::Options::new("outlast-data/queue"),
@@ -140,12 +159,13 @@ const fn setting(
 }
 
 /// The sections in the order in which they are shown, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 6] = [
+pub(super) const SECTIONS: [(&str, &str); 7] = [
     ("server", "The HTTP server."),
     ("database", "The database that writes are brought to."),
     ("queue", "The log that keeps writes until the database has them."),
     ("delivery", "How writes are brought to the database."),
     ("health", "How the database is watched, and what follows from it."),
+    ("alerts", "Who is told when something needs somebody: JSON posted to URLs."),
     ("log", "The server's own log lines, on standard error."),
 ];
 
@@ -252,6 +272,13 @@ pub(super) static SETTINGS: &[Setting] = &[
         "How long a read waits for a connection that failed a short while ago."),
     setting("health.after_timeout", |c| Slot::Choice(&mut c.outlast.after_timeout), ANY,
         "What happens to writes once an outage is critical: queue takes them all the same, reject answers 503."),
+
+    setting("alerts.webhooks", |c| Slot::Webhooks(&mut c.alerts.webhooks), ANY,
+        "URLs that alerts are posted to as JSON: when one begins, again while it lasts, and when it is over. Whoever has such a URL can post there, so only its host is ever shown. In the file an array; elsewhere several with commas between them."),
+    setting("alerts.on", |c| Slot::Alerts(&mut c.alerts.on), ANY,
+        "Which alerts: outage (longer than health.unavailable_timeout), queue (75 % full, and again at 90 %), dead_letters (any), delivery (halted, or a refusal storm), log (failed, or its disk is full), losses (acknowledged writes that cannot be read back)."),
+    setting("alerts.repeat", |c| Slot::DurationOrNone(&mut c.alerts.repeat), (SECOND, u64::MAX),
+        "How often an alert that lasts is told again."),
 
     setting("log.level", |c| Slot::Text(&mut c.log.level), ANY,
         "Which lines: error, warn, info, debug or trace, or directives such as info,outlast=debug."),

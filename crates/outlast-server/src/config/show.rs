@@ -121,7 +121,7 @@ once, and the process ends with code 78.
 
 fn closing() -> String {
     format!(
-        "## Secrets\n\n`database.password`, the password inside `database.url` and the hashes of tokens are never shown: \
+        "## Secrets\n\n`database.password`, the password inside `database.url`, the hashes of tokens and webhooks but for their host are never shown: \
          `config show` prints `{HIDDEN}`, and log lines, metrics and answers do not contain them. `{}` and \
          `database.password_file` keep the password out of the file.\n\n\
          ## Tokens\n\n```toml\n[[server.tokens]]\nname = \"checkout service\"\nrole = \"writer\"   # reader, writer or \

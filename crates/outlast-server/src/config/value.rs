@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use outlast::options::{AfterTimeout, Compression, Format};
 
+use super::alerts::{AlertKind, Webhook};
 use super::token::Token;
 use super::units;
 
@@ -126,6 +127,10 @@ pub enum Slot<'a> {
     Choice(&'a mut dyn Choice),
     /// Bearer tokens: an array of tables in the file, `NAME:ROLE:SHA256` with commas between them elsewhere.
     Tokens(&'a mut Vec<Token>),
+    /// URLs that are secrets, with commas between them.
+    Webhooks(&'a mut Vec<Webhook>),
+    /// Kinds of alerts, with commas between them.
+    Alerts(&'a mut Vec<AlertKind>),
 }
 
 /// The smallest and the largest value: milliseconds, bytes or a count, as the slot is.
@@ -154,6 +159,8 @@ impl Slot<'_> {
             Self::Tokens(_) => {
                 "a list of tokens: [[server.tokens]] tables with name, role and sha256".to_owned()
             }
+            Self::Webhooks(_) => "none, or a list of URLs".to_owned(),
+            Self::Alerts(_) => format!("none, or some of: {}", AlertKind::show_list(&AlertKind::ALL)),
         }
     }
 
@@ -177,6 +184,8 @@ impl Slot<'_> {
                 choice.words().iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
             }
             Self::Tokens(_) => "list".to_owned(),
+            Self::Webhooks(_) => "list of secret URLs".to_owned(),
+            Self::Alerts(_) => "list of words".to_owned(),
         }
     }
 
@@ -230,6 +239,8 @@ impl Slot<'_> {
                 slot.choose(index);
             }
             Self::Tokens(slot) => **slot = Token::read_list(text)?,
+            Self::Webhooks(slot) => **slot = Webhook::read_list(text)?,
+            Self::Alerts(slot) => **slot = AlertKind::read_list(text)?,
         }
         Ok(())
     }
@@ -255,6 +266,8 @@ impl Slot<'_> {
             Self::PathOrNone(value) => value.as_ref().map_or_else(none, |path| path.display().to_string()),
             Self::Address(value) => value.to_string(),
             Self::Choice(value) => value.words().get(value.index()).copied().unwrap_or_default().to_owned(),
+            Self::Webhooks(hooks) => Webhook::show_list(hooks),
+            Self::Alerts(kinds) => AlertKind::show_list(kinds),
             Self::Tokens(tokens) if tokens.is_empty() => none(),
             Self::Tokens(tokens) => tokens.iter().map(Token::show).collect::<Vec<_>>().join(", "),
         }
