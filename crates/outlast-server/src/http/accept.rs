@@ -21,8 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
 
 use super::app::App;
+use super::framing;
 use super::problem::{Problem, TOO_MANY_CONNECTIONS};
-use super::router::router;
+use super::router::{refuse, router};
 use super::timed::{Limits, Notes, Timed, Turn};
 
 /// Largest head of a request. A larger one gets 431.
@@ -73,6 +74,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
 }
 
 struct Server {
+    app: Arc<App>,
     router: Router,
     http: http1::Builder,
     connections: Arc<Semaphore>,
@@ -95,7 +97,8 @@ impl Server {
             // No pipeline_flush: it holds an answer back as long as bytes of another request wait to be read.
             .max_buf_size(2 * HEAD_BYTES_MAX);
         Self {
-            router: router(app),
+            router: router(Arc::clone(&app)),
+            app,
             http,
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max,
@@ -130,11 +133,22 @@ impl Server {
     async fn connection(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit, watcher: Watcher) {
         let notes = Notes::new();
         let io = TokioIo::new(Timed::new(stream, notes.clone()));
-        let (router, noting) = (self.router.clone(), notes.clone());
+        let (router, noting, app) = (self.router.clone(), notes.clone(), Arc::clone(&self.app));
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let turn = noting.begin();
-            let answering = router.clone().call(request);
-            async move { answering.await.map(|response| finish(response, turn)) }
+            let is_last = framing::is_last(&request);
+            let answering = match framing::refusal(&request) {
+                Some(problem) => Err(refuse(&app, request.method(), problem)),
+                None => Ok(router.clone().call(request)),
+            };
+            async move {
+                let response = match answering {
+                    Ok(answering) => answering.await?,
+                    Err(refused) => refused,
+                };
+                let response = if is_last { framing::last(response) } else { response };
+                Ok::<_, std::convert::Infallible>(finish(response, turn))
+            }
         });
         let connection = watcher.watch(self.http.serve_connection(io, service));
         tokio::select! {

@@ -7,6 +7,7 @@ mod body;
 mod dead;
 mod docs;
 mod events;
+mod framing;
 mod metrics;
 mod openapi;
 mod prefer;

@@ -80,7 +80,8 @@ async fn wrong_method(State(app): State<Arc<App>>, request: Request<Body>) -> Re
     refuse(&app, request.method(), Problem::new(METHOD_NOT_ALLOWED, detail).header(header::ALLOW, allow))
 }
 
-fn refuse(app: &App, method: &Method, problem: Problem) -> Response {
+/// An answer to what never came to a route.
+pub(super) fn refuse(app: &App, method: &Method, problem: Problem) -> Response {
     let response = problem.into_response();
     app.metrics.observe(method, UNMATCHED, response.status(), std::time::Duration::ZERO);
     response
