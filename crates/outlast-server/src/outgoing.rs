@@ -1,4 +1,4 @@
-//! One request to somebody else's server, over HTTP or HTTPS, with one time limit over all of it.
+//! What this process asks of others: one request over HTTP or HTTPS with one time limit over all of it, and whom to trust.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -64,13 +64,11 @@ where
     answer.map(|answer| answer.status()).map_err(|error| error.to_string())
 }
 
-/// Whom to trust: the certificates that the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others), read once.
-fn trust() -> Result<Arc<ClientConfig>, String> {
-    static TRUST: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
-    TRUST.get_or_init(read_trust).clone()
-}
-
-fn read_trust() -> Result<Arc<ClientConfig>, String> {
+/// TLS towards others, with the certificates that the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others).
+///
+/// # Errors
+/// When there are none.
+pub(crate) fn client_config() -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if usable == 0 {
@@ -78,6 +76,17 @@ fn read_trust() -> Result<Arc<ClientConfig>, String> {
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let config = config.map_err(|error| error.to_string())?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The same, read once, since the system's certificates are many.
+fn trust() -> Result<Arc<ClientConfig>, String> {
+    static TRUST: OnceLock<Result<Arc<ClientConfig>, String>> = OnceLock::new();
+    TRUST.get_or_init(|| client_config().map(Arc::new)).clone()
+}
+
+/// Says once for the process who does its cryptography: reqwest asks for that even where it speaks plain HTTP.
+pub(crate) fn choose_cryptography() {
+    // An error means that a program around this one has chosen already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }

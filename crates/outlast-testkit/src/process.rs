@@ -36,6 +36,8 @@ impl Setup {
     /// When there is no free port.
     pub fn new(binary: impl Into<PathBuf>, directory: impl Into<PathBuf>, database_url: &str) -> Self {
         let (binary, directory) = (binary.into(), directory.into());
+        // Tests ask the server with reqwest, which wants to know who does its cryptography. An error means that it knows.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let port = quiet_port();
         let setup = Self { binary, port, settings: BTreeMap::new(), directory, wrapper: Vec::new() };
         let queue = setup.directory.join("queue").display().to_string();

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Exit;
 use super::arguments::{Global, inputs};
 use super::output::Failure;
-use crate::config;
+use crate::{config, outgoing};
 
 /// Longer than any request of the command line may take on the server.
 const TIMEOUT: Duration = Duration::from_mins(1);
@@ -41,7 +41,8 @@ impl Client {
         let base = if let Some(url) = &global.url {
             url.trim_end_matches('/').to_owned()
         } else {
-            let mut listen = config::load(&inputs(global, None))?.config.server.listen;
+            let server = config::load(&inputs(global, None))?.config.server;
+            let mut listen = server.listen;
             if listen.ip().is_unspecified() {
                 let loopback: std::net::IpAddr = if listen.is_ipv4() {
                     [127, 0, 0, 1].into()
@@ -50,17 +51,19 @@ impl Client {
                 };
                 listen.set_ip(loopback);
             }
-            format!("http://{listen}")
+            let scheme = if server.tls_certificate.is_some() { "https" } else { "http" };
+            format!("{scheme}://{listen}")
         };
-        if !base.starts_with("http://") {
-            return Err(Failure::new(Exit::Usage, format!("--url must begin with http://, not {base}")));
-        }
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(TIMEOUT)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .build()
-            .map_err(|error| Failure::failed(error.to_string()))?;
+        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
+        let http = if base.starts_with("https://") {
+            http.tls_backend_preconfigured(outgoing::client_config().map_err(Failure::failed)?)
+        } else if base.starts_with("http://") {
+            http
+        } else {
+            let detail = format!("--url must begin with http:// or https://, not {base}");
+            return Err(Failure::new(Exit::Usage, detail));
+        };
+        let http = http.build().map_err(|error| Failure::failed(error.to_string()))?;
         Ok(Self { http, base, token: global.token.clone(), json: global.json })
     }
 

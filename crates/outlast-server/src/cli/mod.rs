@@ -50,6 +50,7 @@ impl From<Exit> for ExitCode {
 
 /// Runs the command line to its end.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    crate::outgoing::choose_cryptography();
     let arguments = match Arguments::try_parse_from(args) {
         Ok(arguments) => arguments,
         Err(error) => {

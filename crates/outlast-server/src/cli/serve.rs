@@ -14,7 +14,7 @@ use super::output::{Failure, print};
 use crate::alerts;
 use crate::config::{self, Config, LogFormat};
 use crate::database;
-use crate::http::{self, App};
+use crate::http::{self, App, Tls};
 
 /// What is left for the library after requests have used up the whole deadline: it must still sync its log.
 const CLOSING_TIME_MIN: Duration = Duration::from_secs(2);
@@ -37,6 +37,17 @@ pub(super) fn run(global: &Global, overrides: &Overrides) -> Result<(), Failure>
 async fn serve(global: &Global, config: Config) -> Result<(), Failure> {
     let mut signals =
         Signals::new().map_err(|error| Failure::failed(format!("signals cannot be handled: {error}")))?;
+    let hangup = signal(SignalKind::hangup())
+        .map_err(|error| Failure::failed(format!("signals cannot be handled: {error}")))?;
+    let tls = match (&config.server.tls_certificate, &config.server.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let tls = Tls::open(certificate, key);
+            Some(Arc::new(
+                tls.map_err(|why| Failure::new(Exit::Config, format!("server.tls_certificate: {why}")))?,
+            ))
+        }
+        _ => None,
+    };
     let database = database::open(&config.database, config.outlast.lanes == 1)
         .map_err(|why| Failure::new(Exit::Config, why))?;
     let database_name = database.describe();
@@ -55,39 +66,46 @@ async fn serve(global: &Global, config: Config) -> Result<(), Failure> {
     };
     let address = listener.local_addr().map_or(config.server.listen, |address| address);
     let queue = config.outlast.directory.display().to_string();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
     if global.json {
-        let url = format!("http://{address}");
         print(
             &serde_json::json!({ "listening": url, "queue": queue, "database": database_name }).to_string(),
         );
     } else {
         let version = env!("CARGO_PKG_VERSION");
-        print(&format!(
-            "outlast {version} listening on http://{address}, queue {queue}, database {database_name}"
-        ));
+        print(&format!("outlast {version} listening on {url}, queue {queue}, database {database_name}"));
     }
     if config.server.insecure_listen && config.server.tokens.is_empty() && !address.ip().is_loopback() {
         tracing::warn!(%address, "no tokens are configured: everybody who reaches this address may do everything");
     }
     let alerts = alerts::start(outlast.clone(), &config.alerts, address);
     let app = App::new(outlast.clone(), config.server.clone());
-    let ended =
-        run_until_signal(listener, app, &outlast, config.server.shutdown_deadline, &mut signals).await;
+    let fresh = tokio::spawn(http::keep_fresh(tls.clone(), hangup));
+    let door = Door { listener, app, tls };
+    let ended = run_until_signal(door, &outlast, config.server.shutdown_deadline, &mut signals).await;
+    fresh.abort();
     if let Some(alerts) = alerts {
         alerts.abort();
     }
     ended
 }
 
-async fn run_until_signal(
+/// Where requests come in.
+struct Door {
     listener: TcpListener,
     app: Arc<App>,
+    tls: Option<Arc<Tls>>,
+}
+
+async fn run_until_signal(
+    door: Door,
     outlast: &Outlast,
     deadline: Duration,
     signals: &mut Signals,
 ) -> Result<(), Failure> {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(http::serve(listener, app, async {
+    let serving = tokio::spawn(http::serve(door.listener, door.app, door.tls, async {
         // An error means that the sender is gone: a stop as well.
         let _ = stopped.await;
     }));

@@ -175,6 +175,10 @@ fn check_together(loaded: &mut Loaded, mistakes: &mut Vec<String>) {
     if let Err(why) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         mistakes.push(format!("log.level: \"{}\" is not understood: {why}", config.log.level));
     }
+    if config.server.tls_certificate.is_some() != config.server.tls_key.is_some() {
+        mistakes
+            .push("server.tls_certificate and server.tls_key: one is set and the other is not".to_owned());
+    }
     let mut names: Vec<&str> = config.server.tokens.iter().map(|token| token.name.as_str()).collect();
     names.sort_unstable();
     if names.windows(2).any(|pair| pair[0] == pair[1]) {

@@ -51,6 +51,10 @@ pub struct ServerConfig {
     pub readiness: Readiness,
     /// Whether to listen beyond this machine without tokens.
     pub insecure_listen: bool,
+    /// A file with the certificate that it shows, and those that lead to it; with it, it speaks TLS and nothing else.
+    pub tls_certificate: Option<PathBuf>,
+    /// A file with the private key of that certificate.
+    pub tls_key: Option<PathBuf>,
     /// Who may do what; without any, everybody who reaches the address may do everything.
     pub tokens: Vec<Token>,
 }
@@ -107,6 +111,8 @@ impl Default for Config {
                 allow_statements: false,
                 readiness: Readiness::Queue,
                 insecure_listen: false,
+                tls_certificate: None,
+                tls_key: None,
                 tokens: Vec::new(),
             },
             database: DatabaseConfig {
@@ -194,6 +200,10 @@ pub(super) static SETTINGS: &[Setting] = &[
         "What /readyz demands: queue, that a write can be durably accepted; database, that the database is connected as well."),
     setting("server.insecure_listen", |c| Slot::Flag(&mut c.server.insecure_listen), ANY,
         "Listen on an address beyond this machine although no tokens are configured. Everybody who reaches it may then do everything, also web pages that give this machine a name of their own."),
+    setting("server.tls_certificate", |c| Slot::PathOrNone(&mut c.server.tls_certificate), ANY,
+        "A PEM file with the server's certificate, and those that lead to it. With it and tls_key the server speaks HTTPS, and nothing else. Both files are read again when they change, and on SIGHUP."),
+    setting("server.tls_key", |c| Slot::PathOrNone(&mut c.server.tls_key), ANY,
+        "A PEM file with the private key of tls_certificate."),
     setting("server.tokens", |c| Slot::Tokens(&mut c.server.tokens), ANY,
         "Bearer tokens: [[server.tokens]] tables with name, role (reader, writer or operator) and sha256 (hexadecimal, of the token's text). Elsewhere NAME:ROLE:SHA256, several with commas between them."),
 

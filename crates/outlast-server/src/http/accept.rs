@@ -15,7 +15,7 @@ use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::Service;
@@ -25,6 +25,7 @@ use super::framing;
 use super::problem::{Problem, TOO_MANY_CONNECTIONS};
 use super::router::{refuse, router};
 use super::timed::{Limits, Notes, Timed, Turn};
+use super::tls::Tls;
 
 /// Largest head of a request. A larger one gets 431.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -35,11 +36,17 @@ const TURNED_AWAY_MAX: usize = 64;
 /// Pause after an accept that failed for want of file descriptors or memory: they do not come back at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop` resolves, then lets requests under way finish for at most `server.shutdown_deadline`.
+/// Serves until `stop` resolves, then lets requests under way finish for at most `server.shutdown_deadline`. With `tls`
+/// nothing else is spoken.
 ///
 /// Returns how many connections had to be cut at the deadline.
-pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Output = ()>) -> usize {
-    let server = Arc::new(Server::new(Arc::clone(&app)));
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    tls: Option<Arc<Tls>>,
+    stop: impl Future<Output = ()>,
+) -> usize {
+    let server = Arc::new(Server::new(Arc::clone(&app), tls));
     let graceful = GracefulShutdown::new();
     let mut stop = pin!(stop);
     let mut failing = false;
@@ -75,6 +82,7 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, stop: impl Future<Outpu
 
 struct Server {
     app: Arc<App>,
+    tls: Option<Arc<Tls>>,
     router: Router,
     http: http1::Builder,
     connections: Arc<Semaphore>,
@@ -84,7 +92,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(app: Arc<App>) -> Self {
+    fn new(app: Arc<App>, tls: Option<Arc<Tls>>) -> Self {
         let connections_max = usize::try_from(app.server.max_connections).unwrap_or(Semaphore::MAX_PERMITS);
         let limits = Limits { header: app.server.header_timeout, idle: app.server.idle_timeout };
         let mut http = http1::Builder::new();
@@ -99,6 +107,7 @@ impl Server {
         Self {
             router: router(Arc::clone(&app)),
             app,
+            tls,
             http,
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max,
@@ -119,9 +128,11 @@ impl Server {
         }
         match Arc::clone(&self.connections).try_acquire_owned() {
             Ok(permit) => {
-                let connection = Arc::clone(self).connection(stream, permit, graceful.watcher());
+                let connection = Arc::clone(self).begin(stream, permit, graceful.watcher());
                 tokio::spawn(connection);
             }
+            // Over TLS saying so would take a handshake: it is only closed.
+            Err(_) if self.tls.is_some() => {}
             Err(_) => {
                 if let Ok(permit) = Arc::clone(&self.turned_away).try_acquire_owned() {
                     tokio::spawn(turn_away(stream, permit));
@@ -130,7 +141,25 @@ impl Server {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit, watcher: Watcher) {
+    /// Agrees on TLS first, if the server speaks it, within the time for a head.
+    async fn begin(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit, watcher: Watcher) {
+        let Some(tls) = &self.tls else { return self.connection(stream, permit, watcher).await };
+        let agreeing = tokio::time::timeout(self.limits.header, tls.acceptor().accept(stream));
+        let agreed = tokio::select! {
+            agreed = agreeing => agreed,
+            () = self.app.stopped() => return,
+        };
+        match agreed {
+            Ok(Ok(stream)) => self.connection(stream, permit, watcher).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a connection did not come to TLS"),
+            Err(_) => tracing::debug!("a connection was cut: its peer took too long over TLS"),
+        }
+    }
+
+    async fn connection<S>(self: Arc<Self>, stream: S, permit: OwnedSemaphorePermit, watcher: Watcher)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let notes = Notes::new();
         let io = TokioIo::new(Timed::new(stream, notes.clone()));
         let (router, noting, app) = (self.router.clone(), notes.clone(), Arc::clone(&self.app));

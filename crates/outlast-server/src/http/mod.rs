@@ -18,6 +18,7 @@ mod records;
 mod router;
 mod routes;
 mod timed;
+mod tls;
 mod transactions;
 mod writes;
 
@@ -25,3 +26,4 @@ pub use accept::serve;
 pub use app::App;
 pub use auth::{Auth, Policy};
 pub use routes::{Body, ROUTES, Route};
+pub use tls::{Tls, keep_fresh};

@@ -51,7 +51,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let app = App::new(outlast.clone(), ServerConfig { listen: address, ..config.server });
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = tokio::spawn(serve(listener, app.clone(), async {
+        let serving = tokio::spawn(serve(listener, app.clone(), None, async {
             let _ = stopped.await;
         }));
         // The drainer answers once the position in the database is known; the second time it delivers already.
