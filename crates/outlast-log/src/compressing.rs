@@ -32,10 +32,11 @@ const LEVEL: i32 = 1;
 const NICENESS: i32 = 15;
 /// Synced in steps of this size: a large flush at once would hold up the committer's syncs.
 const SYNC_BYTES: u64 = 128 * 1024;
-/// For so long the committer has the disk to itself after each block, while it syncs and there is time.
-const BREATHER: Duration = Duration::from_millis(1);
+/// For so long the committer has disk and processor to itself after each block, while it syncs and there is time: in a
+/// burst compressing goes slowly, and catches up behind it.
+const BREATHER: Duration = Duration::from_millis(5);
 /// There is no more time when so many segments wait.
-const WAITING_MAX: usize = 2;
+const WAITING_MAX: usize = 8;
 
 /// Runs until the log is closed or fails. What was begun then is left to the next opening.
 pub(crate) fn run(shared: &Arc<Shared>) {
