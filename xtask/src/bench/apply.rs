@@ -47,7 +47,7 @@ pub(super) fn measure(settings: &Settings) -> Result<Section> {
 /// One caller and many, each waiting for its own write.
 fn calls(settings: &Settings, kind: Kind, section: &mut Section) -> Result<()> {
     let callers = settings.callers;
-    let bench = lone::Bench::open(settings, kind, "apply", callers)?;
+    let bench = lone::Bench::open(settings, kind, "apply", callers)?.with_lanes(settings, LANES[1])?;
     let contenders = [
         (1, bench.plain(1)),
         (callers, bench.plain(callers)),
@@ -55,14 +55,17 @@ fn calls(settings: &Settings, kind: Kind, section: &mut Section) -> Result<()> {
         (1, bench.library(1)),
         (callers, bench.library(callers)),
     ];
-    let contenders = contenders.into_iter().map(|(callers, contender)| Contender {
+    let over_lanes = bench.library_over_lanes(callers).map(|contender| (callers, contender));
+    let contenders = contenders.into_iter().chain(over_lanes).map(|(callers, contender)| Contender {
         name: format!("{callers} x {}", contender.name),
         ..contender
     });
     let series = interleave(contenders.collect(), settings.rounds, settings.time)?;
     let short = bench.place.short();
     section.tables.push(Table::compare(format!("{}: calls", bench.place.title()), &series, 0, Compare::Rate));
-    let [_, plain, by_hand, lone, many] = &series[..] else { return Err("a contender is missing".into()) };
+    let [_, plain, by_hand, lone, many, ..] = &series[..] else {
+        return Err("a contender is missing".into());
+    };
     section.goals.extend(lone_goal(short, lone, by_hand));
     let what = format!("{short}: {callers} callers through Outlast to {callers} plain ones, rate");
     section.goals.extend(goal(what, Bound::AtLeast(gain_goal(kind)), many, plain, Compare::Rate));

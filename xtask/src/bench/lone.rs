@@ -91,6 +91,8 @@ pub(super) struct Bench {
     runtime: Runtime,
     workload: Workload,
     outlast: Outlast,
+    /// The same with several lanes, where that was asked for.
+    over_lanes: Option<(u32, Outlast)>,
     plain: Plain,
 }
 
@@ -102,10 +104,10 @@ impl Bench {
         let workload = Workload::new()?;
         let place = Place::start(kind, &directory);
         let (outlast, plain) = runtime.block_on(async {
-            let outlast = library(place.database("library").await?, &directory.join("queue")).await?;
+            let outlast = library(place.database("library").await?, &directory.join("queue"), 1).await?;
             Result::Ok((outlast, Plain::open(&place, "plain", callers).await?))
         })?;
-        let bench = Self { place, runtime, workload, outlast, plain };
+        let bench = Self { place, runtime, workload, outlast, over_lanes: None, plain };
         (bench.library(callers).run)(WARM_UP)?;
         (bench.plain(callers).run)(WARM_UP)?;
         Ok(bench)
@@ -127,9 +129,29 @@ impl Bench {
         Ok(contender)
     }
 
+    /// Opens a second queue with so many lanes.
+    pub(super) fn with_lanes(mut self, settings: &Settings, lanes: u32) -> Result<Self> {
+        let queue = settings.directory.join(format!("lanes-{lanes}-{}", self.place.short()));
+        let outlast = self
+            .runtime
+            .block_on(async { library(self.place.database("over_lanes").await?, &queue, lanes).await })?;
+        self.over_lanes = Some((lanes, outlast));
+        Ok(self)
+    }
+
     pub(super) fn library(&self, callers: usize) -> Contender<'_> {
-        Contender::new("through the library, applied", move |time| {
-            let (outlast, workload) = (self.outlast.clone(), self.workload.clone());
+        self.through(&self.outlast, "through the library, applied".to_owned(), callers)
+    }
+
+    /// Through the queue with several lanes, if there is one.
+    pub(super) fn library_over_lanes(&self, callers: usize) -> Option<Contender<'_>> {
+        let (lanes, outlast) = self.over_lanes.as_ref()?;
+        Some(self.through(outlast, format!("through the library over {lanes} lanes, applied"), callers))
+    }
+
+    fn through<'a>(&'a self, outlast: &'a Outlast, name: String, callers: usize) -> Contender<'a> {
+        Contender::new(name, move |time| {
+            let (outlast, workload) = (outlast.clone(), self.workload.clone());
             let call = move |_| {
                 let (outlast, write) = (outlast.clone(), workload.write());
                 async move { submit(&outlast, write).await }
@@ -166,6 +188,9 @@ impl Bench {
 
     pub(super) fn close(self) {
         // Nothing waits: a failure would lose nothing, and the figures are taken.
-        let _ = self.runtime.block_on(self.outlast.shutdown(Duration::from_secs(10)));
+        let over_lanes = self.over_lanes.as_ref().map(|(_, outlast)| outlast);
+        for outlast in std::iter::once(&self.outlast).chain(over_lanes) {
+            let _ = self.runtime.block_on(outlast.shutdown(Duration::from_secs(10)));
+        }
     }
 }

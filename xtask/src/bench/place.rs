@@ -141,8 +141,8 @@ impl ByHand {
 }
 
 /// Opens the library on an adapter, with its queue in `directory`, and waits until the database is connected.
-pub(crate) async fn library(database: Arc<dyn Database>, directory: &Path) -> Result<Outlast> {
-    let options = Options { max_writes: u64::MAX, max_bytes: u64::MAX, ..Options::new(directory) };
+pub(crate) async fn library(database: Arc<dyn Database>, directory: &Path, lanes: u32) -> Result<Outlast> {
+    let options = Options { max_writes: u64::MAX, max_bytes: u64::MAX, lanes, ..Options::new(directory) };
     let outlast = Outlast::open(database, options).await?;
     wait_until_connected(&outlast).await?;
     Ok(outlast)
