@@ -42,7 +42,9 @@ pub(crate) fn start(outlast: Outlast, config: &AlertsConfig, listen: SocketAddr)
                     tracing::info!(alert, event, "{}", notice.summary);
                 }
                 let body = sender.body(&notice);
-                mailboxes.iter().for_each(|mailbox| mailbox.put(&body));
+                for mailbox in &mailboxes {
+                    mailbox.put(&body);
+                }
             }
         }
     }))

@@ -50,7 +50,7 @@ impl Tls {
                 tracing::info!(certificate = %self.certificate.display(), "the certificate was read again");
             }
             Err(why) => {
-                tracing::warn!(why, "the certificate was not read again; the former one stays in use")
+                tracing::warn!(why, "the certificate was not read again; the former one stays in use");
             }
         }
     }

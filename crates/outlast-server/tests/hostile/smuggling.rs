@@ -37,7 +37,7 @@ fn headers(lines: &str) -> String {
 
 fn corpus() -> Vec<(Answer, String)> {
     let length = POISON.len();
-    let bodies = vec![
+    let bodies = [
         // Two lengths, and lengths that are none.
         (Refused, framed(&format!("content-length: 0\r\ncontent-length: {length}\r\n\r\n"))),
         (Refused, framed(&format!("content-length: {length}\r\ncontent-length: 0\r\n\r\n"))),
@@ -118,7 +118,7 @@ fn corpus() -> Vec<(Answer, String)> {
         (One, framed("transfer-encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\n\r\n")),
         (One, framed("transfer-encoding: chunked\r\n\r\n0002\r\n{}\r\n000\r\ntrailer: a\r\n\r\n")),
     ];
-    let heads = vec![
+    let heads = [
         // Names and values of headers.
         (Refused, headers(" folded: 1")),
         (Refused, headers("a: 1\r\n folded")),
