@@ -1,19 +1,22 @@
 //! Dead letters: a log of their own, never evicted silently.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outlast_log::{Disk, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadItem, Retention, Sequence};
 use serde::{Deserialize, Serialize};
 
+use crate::alike::without_own_values;
 use crate::clock::{now_ms, rfc3339};
 use crate::error::{Error, Refusal};
-use crate::status::{Attempt, DeadFilter, DeadGroup, DeadLetter, DeadLetters};
+use crate::status::{Attempt, DeadFilter, DeadGroup, DeadLetter, DeadLetters, DeadMark, DeadSelection};
 use crate::write::{Write, WriteId};
 
 /// Size of one file of dead letters.
 pub(crate) const SEGMENT_BYTES: u64 = 4 << 20;
+/// Groups of reasons that a list shows.
+const GROUPS_MAX: usize = 100;
 
 /// A dead letter as its log keeps it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,8 +37,19 @@ struct Slot {
     stored_at: Sequence,
     /// Its last sequence in the main log.
     sequence: Sequence,
-    reason: Arc<Refusal>,
+    /// Its reason, without what is the write's own.
+    group: Arc<Refusal>,
     collections: Box<[Box<str>]>,
+}
+
+impl Slot {
+    fn matches(&self, filter: &DeadFilter) -> bool {
+        let has = |wanted: &str| self.collections.iter().any(|name| **name == *wanted);
+        filter.kind.is_none_or(|kind| self.group.kind == kind)
+            && filter.message.as_ref().is_none_or(|message| self.group.message == *message)
+            && filter.collection.as_ref().is_none_or(|wanted| has(wanted.as_str()))
+            && filter.there_at.is_none_or(|mark| self.stored_at <= mark.0)
+    }
 }
 
 /// The dead letters of a queue.
@@ -48,27 +62,36 @@ pub(crate) struct DeadLetterStore {
 #[derive(Debug, Default)]
 struct Slots {
     live: BTreeMap<WriteId, Slot>,
-    /// One copy of each reason: a hundred thousand letters rarely have more than a few.
-    reasons: HashMap<Refusal, Arc<Refusal>>,
+    /// Where they stand: the first says what can be given back.
+    stored: BTreeSet<Sequence>,
+    /// One copy of each: a hundred thousand letters rarely have more than a few.
+    groups: HashMap<Refusal, Arc<Refusal>>,
     /// Where letters stand that were retried while there was no space for the mark that says so.
     owed: Vec<Sequence>,
 }
 
 impl Slots {
     fn insert(&mut self, letter: &Letter, stored_at: Sequence) {
-        let shared =
-            self.reasons.entry(letter.reason.clone()).or_insert_with(|| Arc::new(letter.reason.clone()));
+        let message = without_own_values(&letter.reason.message, &letter.write);
+        let group = Refusal::new(letter.reason.kind, message);
+        let group = self.groups.entry(group).or_insert_with_key(|group| Arc::new(group.clone())).clone();
         let mut collections: Vec<Box<str>> =
             letter.write.records().map(|record| record.collection.as_str().into()).collect();
         collections.sort_unstable();
         collections.dedup();
-        let slot = Slot {
-            stored_at,
-            sequence: letter.sequence.0,
-            reason: shared.clone(),
-            collections: collections.into(),
-        };
-        self.live.insert(letter.id, slot);
+        let sequence = letter.sequence.0;
+        self.remove(letter.id);
+        self.live.insert(letter.id, Slot { stored_at, sequence, group, collections: collections.into() });
+        self.stored.insert(stored_at);
+    }
+
+    fn remove(&mut self, id: WriteId) {
+        let Some(slot) = self.live.remove(&id) else { return };
+        self.stored.remove(&slot.stored_at);
+        // Its own, and the one in the map.
+        if Arc::strong_count(&slot.group) == 2 {
+            self.groups.remove(&*slot.group);
+        }
     }
 }
 
@@ -123,7 +146,7 @@ impl DeadLetterStore {
     pub(crate) async fn take_out(&self, id: WriteId, kind: MarkKind) -> Result<(), Error> {
         let Some(stored_at) = self.lock().live.get(&id).map(|slot| slot.stored_at) else { return Ok(()) };
         self.mark(stored_at, kind).await?;
-        self.lock().live.remove(&id);
+        self.lock().remove(id);
         self.give_space_back(stored_at);
         Ok(())
     }
@@ -135,7 +158,7 @@ impl DeadLetterStore {
         if let Err(error) = self.take_out(id, MarkKind::Retried).await {
             tracing::warn!(%error, write = %id, "that a dead letter was retried cannot be noted yet");
             let mut slots = self.lock();
-            slots.live.remove(&id);
+            slots.remove(id);
             slots.owed.push(stored_at);
         }
     }
@@ -161,7 +184,7 @@ impl DeadLetterStore {
     fn give_space_back(&self, stored_at: Sequence) {
         let oldest = {
             let slots = self.lock();
-            slots.live.values().map(|slot| slot.stored_at).chain(slots.owed.iter().copied()).min()
+            slots.stored.first().into_iter().chain(&slots.owed).min().copied()
         };
         let settled = oldest
             .map_or(stored_at, |oldest| Sequence::from_u64(oldest.as_u64() - 1).unwrap_or(Sequence::START));
@@ -203,43 +226,43 @@ impl DeadLetterStore {
     }
 
     pub(crate) fn list(&self, filter: &DeadFilter) -> Result<DeadLetters, Error> {
-        let matching: Vec<(WriteId, Arc<Refusal>)> = {
-            let slots = self.lock();
-            let matches = |slot: &Slot| {
-                filter.kind.is_none_or(|kind| slot.reason.kind == kind)
-                    && filter
-                        .collection
-                        .as_ref()
-                        .is_none_or(|wanted| slot.collections.iter().any(|name| **name == *wanted.as_str()))
-            };
-            slots
-                .live
-                .iter()
-                .filter(|(_, slot)| matches(slot))
-                .map(|(id, slot)| (*id, slot.reason.clone()))
-                .collect()
-        };
-        let mut counts: HashMap<Arc<Refusal>, u64> = HashMap::new();
-        for (_, reason) in &matching {
-            *counts.entry(reason.clone()).or_default() += 1;
-        }
-        let mut groups: Vec<DeadGroup> = counts
-            .into_iter()
-            .map(|(reason, count)| DeadGroup { reason: (*reason).clone(), count })
-            .collect();
-        groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.reason.message.cmp(&b.reason.message)));
         let limit = filter.limit.max(1);
-        let rest: Vec<WriteId> = matching
-            .iter()
-            .map(|(id, _)| *id)
-            .filter(|id| filter.after.is_none_or(|after| *id > after))
-            .take(limit + 1)
-            .collect();
-        let page = &rest[..rest.len().min(limit)];
-        let letters =
-            page.iter().map(|id| self.read(*id).map(Letter::into_public)).collect::<Result<_, _>>()?;
-        let next = if rest.len() > limit { page.last().copied() } else { None };
-        Ok(DeadLetters { total: matching.len() as u64, groups, letters, next })
+        let (mut total, mut rest) = (0, Vec::new());
+        // There is one copy of each group: its address is quicker to compare than its words.
+        let mut counts: HashMap<*const Refusal, DeadGroup> = HashMap::new();
+        for (id, slot) in self.lock().live.iter().filter(|(_, slot)| slot.matches(filter)) {
+            total += 1;
+            let group = counts.entry(Arc::as_ptr(&slot.group));
+            group.or_insert_with(|| DeadGroup { reason: (*slot.group).clone(), count: 0 }).count += 1;
+            if rest.len() <= limit && filter.after.is_none_or(|after| *id > after) {
+                rest.push(*id);
+            }
+        }
+        let groups_total = counts.len() as u64;
+        let mut groups: Vec<DeadGroup> = counts.into_values().collect();
+        groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.reason.message.cmp(&b.reason.message)));
+        groups.truncate(GROUPS_MAX);
+        let more = rest.len() > limit;
+        rest.truncate(limit);
+        let mut letters = Vec::with_capacity(rest.len());
+        for id in &rest {
+            match self.read(*id) {
+                Ok(letter) => letters.push(letter.into_public()),
+                // It was retried or discarded while this page was read.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let next = rest.last().copied().filter(|_| more);
+        Ok(DeadLetters { total, groups, groups_total, letters, next })
+    }
+
+    /// All that match, and the present moment as a mark.
+    pub(crate) fn select(&self, filter: &DeadFilter) -> DeadSelection {
+        let slots = self.lock();
+        let ids = slots.live.iter().filter(|(_, slot)| slot.matches(filter)).map(|(id, _)| *id).collect();
+        let mark = DeadMark(slots.stored.last().copied().unwrap_or(Sequence::START));
+        DeadSelection { ids, mark }
     }
 
     pub(crate) fn close(&self) {

@@ -42,6 +42,7 @@
 //! }
 //! ```
 
+mod alike;
 mod clock;
 mod core;
 mod dead;

@@ -100,6 +100,8 @@ pub(crate) struct Metrics {
     attempts: Family<ResultLabel, Counter>,
     pub batch_size: Histogram,
     pub apply_duration: Histogram,
+    committed: AtomicU64,
+    committed_nanos: AtomicU64,
     pub sync_duration: Histogram,
     state: Family<StateLabel, Gauge>,
     health: Family<LevelLabel, Gauge>,
@@ -135,6 +137,8 @@ impl Metrics {
             attempts: Family::default(),
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
             apply_duration: Histogram::new(exponential_buckets(0.000_1, 2.5, 12)),
+            committed: AtomicU64::new(0),
+            committed_nanos: AtomicU64::new(0),
             sync_duration: Histogram::new(exponential_buckets(0.000_05, 2.5, 12)),
             state: Family::default(),
             health: Family::default(),
@@ -265,6 +269,16 @@ impl Metrics {
     pub(crate) fn attempt(&self, result: &'static str, took: Duration) {
         self.attempts.get_or_create(&ResultLabel { result }).inc();
         self.apply_duration.observe(took.as_secs_f64());
+        if result == "applied" {
+            self.committed.fetch_add(1, Ordering::Relaxed);
+            self.committed_nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Committed transactions, and the time that they took together.
+    pub(crate) fn transactions(&self) -> (u64, Duration) {
+        let nanos = self.committed_nanos.load(Ordering::Relaxed);
+        (self.committed.load(Ordering::Relaxed), Duration::from_nanos(nanos))
     }
 
     pub(crate) fn database_state(&self, state: &ConnectionState) {

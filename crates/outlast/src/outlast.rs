@@ -20,8 +20,8 @@ use crate::options::Options;
 use crate::outage::Outage;
 use crate::record::{Collection, Document, RecordId};
 use crate::status::{
-    DeadFilter, DeadLetter, DeadLetters, Decision, Fate, LaneState, Outcome, QueuedWrite, Receipt, Status,
-    Wait,
+    DeadFilter, DeadLetter, DeadLetters, DeadSelection, Decision, Fate, LaneState, Outcome, QueuedWrite,
+    Receipt, Status, Wait,
 };
 use crate::write::{Write, WriteId};
 
@@ -313,6 +313,11 @@ impl Outlast {
         blocking(move || core.dead.list(&filter)).await
     }
 
+    /// The dead letters that match, for an action on all of them.
+    pub fn select_dead_letters(&self, filter: &DeadFilter) -> DeadSelection {
+        self.core.dead.select(filter)
+    }
+
     /// One dead letter.
     ///
     /// # Errors
@@ -364,6 +369,12 @@ impl Outlast {
         self.core.metrics.database_state(&self.core.monitor.state());
         self.core.metrics.health_level(self.core.health.level());
         self.core.metrics.encode(&self.core.snapshot())
+    }
+
+    /// Transactions that the database has committed since the start, and the time that they took together: two readings
+    /// give the latency between them.
+    pub fn transactions(&self) -> (u64, Duration) {
+        self.core.metrics.transactions()
     }
 
     /// Registers further metrics, shown with the others.

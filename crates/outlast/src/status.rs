@@ -271,8 +271,11 @@ pub struct Attempt {
 pub struct DeadLetters {
     /// All that match, also those on other pages.
     pub total: u64,
-    /// How many there are of each reason kind and message, most first.
+    /// How many there are of each reason, most first; at most 100 groups.
     pub groups: Vec<DeadGroup>,
+    /// All groups, also those that are not shown.
+    #[serde(default)]
+    pub groups_total: u64,
     /// This page.
     pub letters: Vec<DeadLetter>,
     /// Pass it as `after` for the next page.
@@ -283,7 +286,7 @@ pub struct DeadLetters {
 /// Dead letters with the same reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadGroup {
-    /// The reason.
+    /// The reason, with `…` in its message for ids and values that are the single write's own.
     pub reason: Refusal,
     /// How many.
     pub count: u64,
@@ -294,12 +297,43 @@ pub struct DeadGroup {
 pub struct DeadFilter {
     /// Only with this kind of reason.
     pub kind: Option<crate::error::RefusalKind>,
+    /// Only with this message, as [`DeadLetters::groups`] has it.
+    pub message: Option<String>,
     /// Only that touch this collection.
     pub collection: Option<crate::record::Collection>,
     /// Only after this one.
     pub after: Option<WriteId>,
+    /// Only those that were there when this mark was taken.
+    pub there_at: Option<DeadMark>,
     /// Most letters on the page.
     pub limit: usize,
+}
+
+/// A moment in the life of the dead letters: those that were there can be told from later ones, also after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadMark(pub(crate) Sequence);
+
+impl std::fmt::Display for DeadMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for DeadMark {
+    type Err = outlast_log::ParseSequenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// The dead letters that match a filter, for an action on all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadSelection {
+    /// In order.
+    pub ids: Vec<WriteId>,
+    /// Now: see [`DeadFilter::there_at`].
+    pub mark: DeadMark,
 }
 
 /// A sequence as an integer, for places that order by it.

@@ -68,6 +68,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: DeadCommand,
     },
+    /// Outages: what happened, and what became of the writes
+    Outage {
+        #[command(subcommand)]
+        command: OutageCommand,
+    },
     /// The files of a queue, without a server
     Log {
         #[command(subcommand)]
@@ -125,14 +130,12 @@ pub(super) enum QueueCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadCommand {
+    /// How many there are of each reason, and what can be done
+    Groups(Matching),
     /// Dead letters, and how many there are of each reason
     List {
-        /// Only with this kind of reason, for example constraint
-        #[arg(long)]
-        kind: Option<String>,
-        /// Only those that touch this collection
-        #[arg(long)]
-        collection: Option<String>,
+        #[command(flatten)]
+        matching: Matching,
         /// Only after this write
         #[arg(long, value_name = "ID")]
         after: Option<String>,
@@ -145,18 +148,58 @@ pub(super) enum DeadCommand {
         /// Its id
         id: String,
     },
-    /// Queue a dead letter again
-    Retry {
-        /// Its id
-        id: String,
+    /// Queue one dead letter again, or all that match
+    Retry(Which),
+    /// Give one dead letter up for good, or all that match
+    Discard(Which),
+    /// Print all that match, one a line, as JSON
+    Export(Matching),
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Matching {
+    /// Only with this kind of reason, for example constraint
+    #[arg(long)]
+    pub(super) kind: Option<String>,
+    /// Only with this message, as `dead groups` prints it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) message: Option<String>,
+    /// Only those that touch this collection
+    #[arg(long)]
+    pub(super) collection: Option<String>,
+}
+
+/// One dead letter, or many.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["id", "all", "kind", "message", "collection"]))]
+pub(super) struct Which {
+    /// The id of one
+    #[arg(conflicts_with_all = ["all", "kind", "message", "collection"])]
+    pub(super) id: Option<String>,
+    /// All of them
+    #[arg(long)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) matching: Matching,
+    /// Do not ask; needed where nobody can be asked
+    #[arg(long)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum OutageCommand {
+    /// All outages, newest first
+    List,
+    /// One outage
+    Show {
+        /// Its number [default: the last one]
+        id: Option<u64>,
     },
-    /// Give a dead letter up for good
-    Discard {
-        /// Its id
-        id: String,
-        /// Do not ask; needed where nobody can be asked
-        #[arg(long)]
-        yes: bool,
+    /// The report of one as Markdown; with --json as JSON
+    Report {
+        /// Its number [default: the last one]
+        id: Option<u64>,
     },
 }
 

@@ -75,6 +75,23 @@ impl Client {
         self.request(Method::POST, path, &[], body).await
     }
 
+    /// Text that is no JSON, piece by piece.
+    pub(super) async fn stream(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), Failure> {
+        let mut response = self.send(Method::GET, path, query, None).await?;
+        if !response.status().is_success() {
+            return self.read(response).await.map(|_| ());
+        }
+        while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            take(&piece);
+        }
+        Ok(())
+    }
+
     async fn request(
         &self,
         method: Method,
@@ -82,6 +99,17 @@ impl Client {
         query: &[(&str, String)],
         body: Option<Value>,
     ) -> Result<Value, Failure> {
+        let response = self.send(method, path, query, body).await?;
+        self.read(response).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<Value>,
+    ) -> Result<reqwest::Response, Failure> {
         let mut request = self.http.request(method, format!("{}{path}", self.base)).query(query);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -89,7 +117,10 @@ impl Client {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        request.send().await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn read(&self, response: reqwest::Response) -> Result<Value, Failure> {
         let status = response.status();
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
         let value: Value = serde_json::from_str(&text).map_err(|_| {

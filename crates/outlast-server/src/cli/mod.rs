@@ -2,11 +2,13 @@
 //! to a running one.
 
 mod arguments;
+mod bulk;
 mod client;
 mod dead;
 mod files;
 mod lane;
 mod log;
+mod outage;
 mod output;
 mod queue;
 mod serve;
@@ -80,6 +82,9 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status => client::with(global, status::run),
         Command::Queue { command } => client::with(global, async |client| queue::run(&client, command).await),
         Command::Dead { command } => client::with(global, async |client| dead::run(&client, command).await),
+        Command::Outage { command } => {
+            client::with(global, async |client| outage::run(&client, command).await)
+        }
         Command::Log { command } => log::run(global, command),
         Command::Pause { at_most } => {
             client::with(global, async |client| lane::pause(&client, at_most.as_deref()).await)

@@ -31,10 +31,11 @@ pub(super) fn run(global: &Global, overrides: &Overrides) -> Result<(), Failure>
         .enable_all()
         .build()
         .map_err(|error| Failure::failed(format!("the runtime could not be started: {error}")))?;
-    runtime.block_on(serve(global, loaded.config))
+    let shown = config::as_json(&loaded);
+    runtime.block_on(serve(global, loaded.config, shown))
 }
 
-async fn serve(global: &Global, config: Config) -> Result<(), Failure> {
+async fn serve(global: &Global, config: Config, shown: serde_json::Value) -> Result<(), Failure> {
     let mut signals =
         Signals::new().map_err(|error| Failure::failed(format!("signals cannot be handled: {error}")))?;
     let hangup = signal(SignalKind::hangup())
@@ -80,7 +81,7 @@ async fn serve(global: &Global, config: Config) -> Result<(), Failure> {
         tracing::warn!(%address, "no tokens are configured: everybody who reaches this address may do everything");
     }
     let alerts = alerts::start(outlast.clone(), &config.alerts, address);
-    let app = App::new(outlast.clone(), config.server.clone());
+    let app = App::with_configuration(outlast.clone(), config.server.clone(), shown);
     let fresh = tokio::spawn(http::keep_fresh(tls.clone(), hangup));
     let door = Door { listener, app, tls };
     let ended = run_until_signal(door, &outlast, config.server.shutdown_deadline, &mut signals).await;

@@ -22,6 +22,7 @@ use tower::Service;
 
 use super::app::App;
 use super::framing;
+use super::history;
 use super::problem::{Problem, TOO_MANY_CONNECTIONS};
 use super::router::{refuse, router};
 use super::timed::{Limits, Notes, Timed, Turn};
@@ -48,6 +49,7 @@ pub async fn serve(
 ) -> usize {
     let server = Arc::new(Server::new(Arc::clone(&app), tls));
     let graceful = GracefulShutdown::new();
+    tokio::spawn(history::keep(Arc::clone(&app)));
     let mut stop = pin!(stop);
     let mut failing = false;
     loop {

@@ -10,12 +10,19 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outlast::{Collection, Outlast, RecordId, WriteId};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use serde_json::Value;
+use tokio::sync::{broadcast, watch};
 
+use super::audit::Audit;
 use super::auth::Auth;
+use super::bulk::Runs;
+use super::history::History;
 use super::metrics::HttpMetrics;
 use super::problem::{INTERNAL, INVALID_REQUEST, MALFORMED_JSON, Problem, UNSUPPORTED_MEDIA_TYPE};
 use crate::config::{ServerConfig, units};
+
+/// Events that a slow listener may be behind.
+const NEWS_KEPT: usize = 64;
 
 /// What every request needs.
 pub struct App {
@@ -27,15 +34,49 @@ pub struct App {
     pub auth: Auth,
     /// Counts and times requests.
     pub metrics: HttpMetrics,
+    /// The settings as they are shown: without secrets.
+    pub(super) configuration: Value,
+    pub(super) audit: Audit,
+    pub(super) history: History,
+    pub(super) runs: Runs,
+    news: broadcast::Sender<Value>,
     stopping: watch::Sender<bool>,
 }
 
 impl App {
     /// Registers the HTTP series with the library's metrics. Call it once per `outlast`.
     pub fn new(outlast: Outlast, server: ServerConfig) -> Arc<Self> {
+        Self::with_configuration(outlast, server, Value::Object(serde_json::Map::new()))
+    }
+
+    /// As [`App::new`], with all settings and their sources as the dashboard shows them.
+    pub fn with_configuration(outlast: Outlast, server: ServerConfig, configuration: Value) -> Arc<Self> {
         let metrics = outlast.registry(HttpMetrics::register);
         let auth = Auth::new(&server);
-        Arc::new(Self { outlast, server, auth, metrics, stopping: watch::Sender::new(false) })
+        let audit = Audit::open(&outlast.options().directory);
+        Arc::new(Self {
+            outlast,
+            server,
+            auth,
+            metrics,
+            configuration,
+            audit,
+            history: History::default(),
+            runs: Runs::default(),
+            news: broadcast::Sender::new(NEWS_KEPT),
+            stopping: watch::Sender::new(false),
+        })
+    }
+
+    /// Tells whoever listens to `/v1/events`.
+    pub(super) fn tell(&self, event: Value) {
+        // Nobody listening is fine.
+        let _ = self.news.send(event);
+    }
+
+    /// What the server tells from now on, beside the library's events.
+    pub(super) fn news(&self) -> broadcast::Receiver<Value> {
+        self.news.subscribe()
     }
 
     /// From now on the server is not ready, and streams end.
@@ -205,6 +246,11 @@ pub(super) fn limit(text: Option<&str>, default: usize, most: usize) -> Result<u
         Some(Ok(limit)) if (1..=most).contains(&limit) => Ok(limit),
         Some(_) => Err(Problem::new(INVALID_REQUEST, format!("\"limit\" must be a number from 1 to {most}"))),
     }
+}
+
+/// The present time as it is shown (RFC 3339).
+pub(super) fn now() -> String {
+    format!("{:.3}", jiff::Timestamp::now())
 }
 
 /// An answer in JSON.

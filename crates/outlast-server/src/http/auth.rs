@@ -45,7 +45,7 @@ impl Auth {
             Policy::AtLeast(_) if self.local_only => refuse_foreign_name(headers),
             Policy::AtLeast(_) if self.tokens.is_empty() => Ok(()),
             Policy::AtLeast(least) => {
-                let role = self.role(headers)?;
+                let role = self.token(headers)?.role;
                 if role >= least {
                     return Ok(());
                 }
@@ -56,12 +56,23 @@ impl Auth {
         }
     }
 
-    /// Whether the request may see details that not everybody who can reach a probe should.
-    pub fn may_see_details(&self, headers: &HeaderMap) -> bool {
-        self.tokens.is_empty() || self.role(headers).is_ok()
+    /// Who asks: the name of the token, and what its bearer may do. Without any tokens it is somebody on this machine.
+    ///
+    /// # Errors
+    /// 401 without a valid token.
+    pub fn caller(&self, headers: &HeaderMap) -> Result<(String, Role), Problem> {
+        if self.tokens.is_empty() {
+            return Ok(("local".to_owned(), Role::Operator));
+        }
+        self.token(headers).map(|token| (token.name.clone(), token.role))
     }
 
-    fn role(&self, headers: &HeaderMap) -> Result<Role, Problem> {
+    /// Whether the request may see details that not everybody who can reach a probe should.
+    pub fn may_see_details(&self, headers: &HeaderMap) -> bool {
+        self.tokens.is_empty() || self.token(headers).is_ok()
+    }
+
+    fn token(&self, headers: &HeaderMap) -> Result<&Token, Problem> {
         let mut values = headers.get_all(header::AUTHORIZATION).into_iter();
         let Some(value) = values.next() else {
             return Err(unauthenticated("this needs a bearer token: Authorization: Bearer TOKEN"));
@@ -81,7 +92,7 @@ impl Auth {
         let found = self
             .tokens
             .iter()
-            .fold(None, |found, known| if same(&known.sha256, &hash) { Some(known.role) } else { found });
+            .fold(None, |found, known| if same(&known.sha256, &hash) { Some(known) } else { found });
         found.ok_or_else(|| unauthenticated("the token is not one that this server takes"))
     }
 }

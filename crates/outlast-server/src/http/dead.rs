@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use outlast::RefusalKind;
+use outlast::outage::Outage;
 use outlast::status::{DeadFilter, Durability, Fate};
 use serde_json::json;
 
@@ -17,15 +18,32 @@ const LIMIT_MAX: usize = 1000;
 /// # Errors
 /// 400 for a wrong filter.
 pub(super) async fn list(call: Call) -> Answer {
-    let [kind, collection, after, page] = call.known_query(["kind", "collection", "after", "limit"])?;
+    let known = ["kind", "message", "collection", "after", "limit"];
+    let [kind, message, collection, after, page] = call.known_query(known)?;
     let filter = DeadFilter {
-        kind: kind.as_deref().map(refusal_kind).transpose()?,
-        collection: collection.map(|name| name.parse()).transpose()?,
         after: write_id(after)?,
         limit: limit(page.as_deref(), LIMIT_DEFAULT, LIMIT_MAX)?,
+        ..filter(kind.as_deref(), message, collection)?
     };
     let letters = call.app.outlast.dead_letters(&filter).await?;
     Ok(not_stored(json_of(StatusCode::OK, &letters)?))
+}
+
+/// The filter that a query or a body names.
+///
+/// # Errors
+/// 400 for an unknown kind, or a collection that cannot be one.
+pub(super) fn filter(
+    kind: Option<&str>,
+    message: Option<String>,
+    collection: Option<String>,
+) -> Result<DeadFilter, Problem> {
+    Ok(DeadFilter {
+        kind: kind.map(refusal_kind).transpose()?,
+        message,
+        collection: collection.map(|name| name.parse()).transpose()?,
+        ..DeadFilter::default()
+    })
 }
 
 fn refusal_kind(text: &str) -> Result<RefusalKind, Problem> {
@@ -87,10 +105,16 @@ pub(super) async fn outages(call: Call) -> Answer {
 /// 404 when there is none.
 pub(super) async fn outage(call: Call) -> Answer {
     call.known_query([])?;
+    Ok(not_stored(json_of(StatusCode::OK, &find_outage(&call)?)?))
+}
+
+/// The outage that the path names.
+///
+/// # Errors
+/// 400 for an id that is no number, 404 when there is none.
+pub(super) fn find_outage(call: &Call) -> Result<Outage, Problem> {
     let id: u64 =
         call.param("id").map_err(|_| Problem::new(INVALID_REQUEST, "an outage's id is a number"))?;
-    match call.app.outlast.outages().into_iter().find(|outage| outage.id == id) {
-        Some(outage) => Ok(not_stored(json_of(StatusCode::OK, &outage)?)),
-        None => Err(Problem::new(NOT_FOUND, format!("outage {id} was not found"))),
-    }
+    let found = call.app.outlast.outages().into_iter().find(|outage| outage.id == id);
+    found.ok_or_else(|| Problem::new(NOT_FOUND, format!("outage {id} was not found")))
 }

@@ -17,33 +17,41 @@ use super::app::{Answer, Call};
 /// A comment at least this often keeps proxies from closing the stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// Each event of the library as one frame; the stream ends when the server stops.
+/// Each event of the library and of the server as one frame; the stream ends when the server stops.
 ///
 /// # Errors
 /// 400 for unknown query parameters.
 pub(super) async fn stream(call: Call) -> Answer {
     call.known_query([])?;
     let stopped = call.app.stopped();
-    let frames = frames(call.app.outlast.events()).take_until(stopped);
+    let events = frames(call.app.outlast.events(), frame);
+    let news = frames(call.app.news(), named);
+    let frames = stream::select(events, news).take_until(stopped);
     // The first frame is sent at once, so that a client knows that it is listening.
     let hello = stream::once(async { Ok(Frame::default().comment("listening")) });
     let sse = Sse::new(hello.chain(frames)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     Ok(unbuffered(sse.into_response()))
 }
 
-fn frames(events: Receiver<Event>) -> Pin<Box<dyn Stream<Item = Result<Frame, Infallible>> + Send>> {
-    Box::pin(stream::unfold(events, async |mut events| match events.recv().await {
-        Ok(event) => Some((Ok(frame(&event)), events)),
-        Err(RecvError::Lagged(missed)) => {
-            let data = json!({ "event": "missed", "events": missed }).to_string();
-            Some((Ok(Frame::default().event("missed").data(data)), events))
+type Frames = Pin<Box<dyn Stream<Item = Result<Frame, Infallible>> + Send>>;
+
+fn frames<E: Clone + Send + 'static>(events: Receiver<E>, frame: fn(&E) -> Frame) -> Frames {
+    Box::pin(stream::unfold(events, move |mut events| async move {
+        match events.recv().await {
+            Ok(event) => Some((Ok(frame(&event)), events)),
+            Err(RecvError::Lagged(missed)) => {
+                Some((Ok(named(&json!({ "event": "missed", "events": missed }))), events))
+            }
+            Err(RecvError::Closed) => None,
         }
-        Err(RecvError::Closed) => None,
     }))
 }
 
 fn frame(event: &Event) -> Frame {
-    let value = serde_json::to_value(event).unwrap_or(Value::Null);
+    named(&serde_json::to_value(event).unwrap_or(Value::Null))
+}
+
+fn named(value: &Value) -> Frame {
     let name = value.get("event").and_then(Value::as_str).unwrap_or("event").to_owned();
     Frame::default().event(name).data(value.to_string())
 }

@@ -1,13 +1,18 @@
 //! The HTTP interface: routes, problems, and the accept loop with its limits.
 
+mod about;
 mod accept;
 mod app;
+mod audit;
 mod auth;
 mod body;
+mod bulk;
 mod dead;
 mod docs;
 mod events;
+mod export;
 mod framing;
+mod history;
 mod metrics;
 mod openapi;
 mod prefer;
@@ -15,6 +20,7 @@ mod probes;
 pub mod problem;
 mod queue;
 mod records;
+mod report;
 mod router;
 mod routes;
 mod timed;

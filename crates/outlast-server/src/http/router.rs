@@ -11,10 +11,10 @@ use axum::routing::{MethodFilter, on};
 use http::{HeaderValue, Method, header};
 
 use super::app::{Answer, App, Call};
-use super::body;
 use super::metrics::UNMATCHED;
 use super::problem::{INVALID_REQUEST, METHOD_NOT_ALLOWED, Problem, UNKNOWN_ROUTE};
 use super::routes::{self, ROUTES, Route};
+use super::{audit, body};
 
 /// The router over every route of the table.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -54,7 +54,8 @@ async fn run(route: &'static Route, app: &Arc<App>, request: Request) -> Answer 
             body::read(body, app.server.max_body_bytes, app.server.body_timeout).await?
         }
     };
-    (route.handler)(Call { app: Arc::clone(app), parts, params, body }).await
+    let call = Call { app: Arc::clone(app), parts, params, body };
+    if audit::is_noted(route) { audit::noted(route, call).await } else { (route.handler)(call).await }
 }
 
 async fn unknown_route(State(app): State<Arc<App>>, request: Request) -> Response {

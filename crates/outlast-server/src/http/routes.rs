@@ -6,7 +6,10 @@ use http::Method;
 
 use super::app::{Answer, Call};
 use super::auth::Policy;
-use super::{dead, docs, events, probes, queue, records, transactions, writes};
+use super::{
+    about, audit, bulk, dead, docs, events, export, history, probes, queue, records, report, transactions,
+    writes,
+};
 use crate::config::Role;
 
 /// What a route takes as its body; the text names a schema of the `OpenAPI` document.
@@ -60,10 +63,19 @@ const LIST: &[(&str, &str)] = &[
 ];
 const DEAD: &[(&str, &str)] = &[
     ("kind", "Only with this kind of reason, for example constraint."),
+    ("message", "Only with this message, as a group has it."),
     ("collection", "Only those that touch this collection."),
     ("after", "Only after this write id."),
     ("limit", "1 to 1000, 100 by default."),
 ];
+
+const MATCHING: &[(&str, &str)] = &[
+    ("kind", "Only with this kind of reason, for example constraint."),
+    ("message", "Only with this message, as a group has it."),
+    ("collection", "Only those that touch this collection."),
+];
+const SAMPLES: &[(&str, &str)] = &[("after", "Only samples after this time in Unix milliseconds.")];
+const LAST: &[(&str, &str)] = &[("limit", "1 to 1000, 100 by default.")];
 
 const WAIT: &[(&str, &str)] = &[("wait", "Wait so long for the write to be decided, for example 10s.")];
 
@@ -140,6 +152,18 @@ routes! {
         "Limit the rate at which a backlog is drained";
     GET "/v1/dead-letters" READER Nothing, DEAD, "DeadLetters", READ, dead::list,
         "Dead letters, and how many there are of each reason";
+    POST "/v1/dead-letters/retry" OPERATOR Required("DeadLettersAction"), NO_QUERY, "DeadLettersAnswer", ACT, bulk::retry,
+        "Queue all dead letters that match again: a plan, or a run on the server";
+    POST "/v1/dead-letters/discard" OPERATOR Required("DeadLettersAction"), NO_QUERY, "DeadLettersAnswer", ACT, bulk::discard,
+        "Give all dead letters that match up for good: a plan, or a run on the server";
+    GET "/v1/dead-letters/export" READER Nothing, MATCHING, "application/x-ndjson", STATE, export::export,
+        "All dead letters that match, one a line";
+    GET "/v1/dead-letters/runs" READER Nothing, NO_QUERY, "DeadLettersRuns", STATE, bulk::runs,
+        "The last runs over dead letters, newest first";
+    GET "/v1/dead-letters/runs/{id}" READER Nothing, NO_QUERY, "DeadLettersRun", READ, bulk::run,
+        "A run over dead letters: its progress, its result and what failed";
+    DELETE "/v1/dead-letters/runs/{id}" OPERATOR Nothing, NO_QUERY, "DeadLettersRun", READ, bulk::stop,
+        "Stop a run over dead letters";
     GET "/v1/dead-letters/{id}" READER Nothing, NO_QUERY, "DeadLetter", READ, dead::show,
         "One dead letter with its history";
     POST "/v1/dead-letters/{id}/retry" OPERATOR Nothing, NO_QUERY, "Receipt", ACT, dead::retry,
@@ -150,6 +174,16 @@ routes! {
         "Reports of outages, newest first";
     GET "/v1/outages/{id}" READER Nothing, NO_QUERY, "Outage", READ, dead::outage,
         "The report of one outage";
+    GET "/v1/outages/{id}/report" READER Nothing, NO_QUERY, "text/markdown", READ, report::report,
+        "The report of one outage as Markdown";
+    GET "/v1/history" READER Nothing, SAMPLES, "History", STATE, history::history,
+        "The last hour in samples: depth, rates, latency";
+    GET "/v1/me" READER Nothing, NO_QUERY, "Me", STATE, about::me,
+        "The name and the role of the caller";
+    GET "/v1/configuration" OPERATOR Nothing, NO_QUERY, "Configuration", STATE, about::configuration,
+        "Every setting with its source; secrets are hidden";
+    GET "/v1/audit" OPERATOR Nothing, LAST, "Audit", STATE, audit::list,
+        "What operators did, newest first";
     GET "/v1/events" READER Nothing, NO_QUERY, "text/event-stream", STATE, events::stream,
         "What happens, as server-sent events";
     GET "/livez" PUBLIC Nothing, NO_QUERY, "application/health+json", PROBE, probes::live,

@@ -13,7 +13,7 @@ use crate::clock::rfc3339;
 use crate::write::WriteId;
 
 /// Files and directories of a queue beside those of its log.
-const OURS: [&str; 9] = [
+const OURS: [&str; 11] = [
     "segments",
     "damaged",
     "dead",
@@ -21,6 +21,8 @@ const OURS: [&str; 9] = [
     "epochs.jsonl",
     "epochs.jsonl-new",
     "outages.jsonl",
+    "audit.jsonl",
+    "audit.old.jsonl",
     imports::FILE,
     "imports.jsonl-new",
 ];

@@ -1,0 +1,139 @@
+//! `outlast dead retry` and `discard` for all dead letters that match, and `export`.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+
+use super::arguments::{Matching, Which};
+use super::client::Client;
+use super::dead::confirm;
+use super::output::{Failure, dead_letters, grouped, print, print_json, safe};
+
+/// How often the server is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+/// Failures that are printed; `--json` has all that the server lists.
+const FAILURES_SHOWN: usize = 10;
+
+/// What is done to each letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Retry,
+    Discard,
+}
+
+impl Action {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Discard => "discard",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Retry => "queued again",
+            Self::Discard => "discarded",
+        }
+    }
+
+    fn consequence(self) -> &'static str {
+        match self {
+            Self::Retry => "They go over what later writes did to their records.",
+            Self::Discard => "They are then given up for good.",
+        }
+    }
+}
+
+impl Matching {
+    fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        [("kind", &self.kind), ("message", &self.message), ("collection", &self.collection)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.clone()?)))
+    }
+
+    /// As parameters of a query.
+    pub(super) fn query(&self) -> Vec<(&'static str, String)> {
+        self.given().collect()
+    }
+
+    /// As the member of a body.
+    fn filter(&self) -> Value {
+        Value::Object(self.given().map(|(name, value)| (name.to_owned(), Value::String(value))).collect())
+    }
+}
+
+/// Plans, asks, begins, and waits for the end. The run goes on if this command is interrupted.
+pub(super) async fn run(client: &Client, action: Action, which: &Which) -> Result<(), Failure> {
+    let path = format!("/v1/dead-letters/{}", action.verb());
+    let filter = which.matching.filter();
+    let plan = client.post(&path, Some(json!({ "filter": filter, "plan": true }))).await?;
+    let count = plan["count"].as_u64().unwrap_or_default();
+    if count > 0 && !which.yes {
+        confirm(&format!("{} {}", action.verb(), dead_letters(count)), action.consequence())?;
+    }
+    let begun = client.post(&path, Some(json!({ "filter": filter, "token": plan["token"] }))).await?;
+    let run = watch(client, begun).await?;
+    if client.json {
+        print_json(&run);
+    } else {
+        print(&result(action, &run));
+    }
+    let all_done = run["state"] == "done" && run["failed"] == 0;
+    if all_done { Ok(()) } else { Err(Failure::failed("not all of them: see above")) }
+}
+
+async fn watch(client: &Client, mut run: Value) -> Result<Value, Failure> {
+    let path = format!("/v1/dead-letters/runs/{}", run["id"]);
+    let bar = if client.json {
+        ProgressBar::hidden()
+    } else {
+        ProgressBar::new(run["total"].as_u64().unwrap_or_default())
+    };
+    while run["state"] == "running" || run["state"] == "waiting" {
+        bar.set_message(if run["state"] == "waiting" { "waits for the database" } else { "" });
+        bar.set_position(decided(&run));
+        tokio::time::sleep(ASK_EVERY).await;
+        run = client.get(&path, &[]).await?;
+    }
+    bar.finish_and_clear();
+    Ok(run)
+}
+
+fn decided(run: &Value) -> u64 {
+    run["done"].as_u64().unwrap_or_default() + run["failed"].as_u64().unwrap_or_default()
+}
+
+fn result(action: Action, run: &Value) -> String {
+    let number = |name: &str| grouped(run[name].as_u64().unwrap_or_default());
+    let mut text = format!("{} of {} {}", number("done"), number("total"), action.done());
+    if let Some(message) = run["message"].as_str() {
+        text = format!("{text}; {}", safe(message, 200));
+    }
+    let failures = run["failures"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for failure in failures.iter().take(FAILURES_SHOWN) {
+        let part = |name: &str| safe(failure[name].as_str().unwrap_or_default(), 200);
+        text = format!("{text}\n{}: {}", part("id"), part("detail"));
+    }
+    if run["failed"].as_u64().unwrap_or_default() > FAILURES_SHOWN as u64 {
+        text = format!("{text}\n{} failed in all: --json lists them", number("failed"));
+    }
+    text
+}
+
+/// Prints all that match, as they come.
+pub(super) async fn export(client: &Client, matching: &Matching) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    let mut written = Ok(());
+    client
+        .stream("/v1/dead-letters/export", &matching.query(), |piece| {
+            if written.is_ok() {
+                written = out.write_all(piece);
+            }
+        })
+        .await?;
+    written
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::failed(format!("the output was not written: {error}")))
+}

@@ -1,0 +1,184 @@
+//! The audit log: every action that needs the role operator, with who, when, what and the result. In `audit.jsonl` beside
+//! the queue; a file that is full becomes `audit.old.jsonl`, in the place of the one before.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Bytes;
+use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::app::{Answer, Call, json_of, limit, not_stored, now};
+use super::auth::Policy;
+use super::routes::Route;
+use crate::config::Role;
+
+/// A file of this size is full.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Lines that are kept in memory, and shown.
+const SHOWN_MAX: usize = 1000;
+/// Of a longer body only that it was too long is noted.
+const REQUEST_BYTES_MAX: usize = 2048;
+
+/// One action.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Entry {
+    at: String,
+    /// The name of the token, or `local` where none are configured.
+    who: String,
+    /// Method and path.
+    action: String,
+    /// What was sent with it.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    request: Value,
+    /// The status that was answered.
+    status: u16,
+    /// Why it was not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Audit {
+    path: PathBuf,
+    entries: Mutex<VecDeque<Entry>>,
+}
+
+impl Audit {
+    /// With what former runs of the server have noted.
+    pub(super) fn open(directory: &Path) -> Self {
+        let path = directory.join("audit.jsonl");
+        let mut entries = VecDeque::new();
+        for path in [old(&path), path.clone()] {
+            let Ok(file) = File::open(&path) else { continue };
+            for line in BufReader::new(file).lines().map_while(Result::ok) {
+                // A crash may have torn the last line.
+                if let Ok(entry) = serde_json::from_str(&line) {
+                    push(&mut entries, entry);
+                }
+            }
+        }
+        Self { path, entries: Mutex::new(entries) }
+    }
+
+    fn note(&self, entry: Entry) {
+        tracing::info!(
+            who = entry.who,
+            action = entry.action,
+            request = %entry.request,
+            status = entry.status,
+            detail = entry.detail,
+            "operator"
+        );
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.append(&entry) {
+            tracing::error!(%error, path = %self.path.display(), "the audit log was not written");
+        }
+        push(&mut entries, entry);
+    }
+
+    fn append(&self, entry: &Entry) -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(entry)?;
+        line.push(b'\n');
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        file.write_all(&line)?;
+        file.sync_data()?;
+        if file.metadata()?.len() >= FILE_BYTES_MAX {
+            std::fs::rename(&self.path, old(&self.path))?;
+        }
+        Ok(())
+    }
+}
+
+fn old(path: &Path) -> PathBuf {
+    path.with_extension("old.jsonl")
+}
+
+fn push(entries: &mut VecDeque<Entry>, entry: Entry) {
+    entries.push_back(entry);
+    while entries.len() > SHOWN_MAX {
+        entries.pop_front();
+    }
+}
+
+/// Whether what this route does is noted.
+pub(super) fn is_noted(route: &Route) -> bool {
+    route.policy == Policy::AtLeast(Role::Operator) && !matches!(route.method, Method::GET | Method::HEAD)
+}
+
+/// Runs the handler to its end, also when the client leaves, and notes what came of it.
+pub(super) async fn noted(route: &'static Route, call: Call) -> Answer {
+    let app = Arc::clone(&call.app);
+    let (who, _) = app.auth.caller(call.headers())?;
+    let action = format!("{} {}", call.parts.method, call.parts.uri.path());
+    let request = shown(&call.body);
+    let acting = tokio::spawn(async move {
+        let answer = (route.handler)(call).await;
+        let (status, detail) = match &answer {
+            Ok(response) => (response.status(), None),
+            Err(problem) => (problem.kind().status, problem.body()["detail"].as_str().map(str::to_owned)),
+        };
+        let entry = Entry { at: now(), who, action, request, status: status.as_u16(), detail };
+        // It waits for the disk.
+        let noting = tokio::task::spawn_blocking(move || app.audit.note(entry));
+        let _ = noting.await;
+        answer
+    });
+    acting.await.unwrap_or_else(|error| {
+        Err(super::problem::Problem::new(super::problem::INTERNAL, error.to_string()))
+    })
+}
+
+fn shown(body: &Bytes) -> Value {
+    match body.len() {
+        0 => Value::Null,
+        1..=REQUEST_BYTES_MAX => serde_json::from_slice(body).unwrap_or(Value::Null),
+        bytes => json!(format!("{bytes} bytes")),
+    }
+}
+
+/// `GET /v1/audit`: what operators did, newest first.
+///
+/// # Errors
+/// 400 for a wrong limit.
+pub(super) async fn list(call: Call) -> Answer {
+    let [page] = call.known_query(["limit"])?;
+    let page = limit(page.as_deref(), 100, SHOWN_MAX)?;
+    let entries = {
+        let entries = call.app.audit.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().rev().take(page).cloned().collect::<Vec<_>>()
+    };
+    Ok(not_stored(json_of(StatusCode::OK, &json!({ "entries": entries }))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(status: u16) -> Entry {
+        let request = json!({ "filter": "x".repeat(1000) });
+        Entry { at: now(), who: "me".into(), action: "POST /".into(), request, status, detail: None }
+    }
+
+    #[test]
+    fn it_survives_a_restart_and_its_files_stay_bounded() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = Audit::open(directory.path());
+        for status in 0..3000 {
+            audit.append(&entry(status)).unwrap();
+        }
+        std::fs::OpenOptions::new().append(true).open(&audit.path).unwrap().write_all(b"{\"torn").unwrap();
+        let again = Audit::open(directory.path());
+        let entries = again.entries.lock().unwrap();
+        assert_eq!((entries.len(), entries.back().unwrap().status), (SHOWN_MAX, 2999));
+        let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+        let all = bytes(&again.path) + bytes(&old(&again.path));
+        assert!(all < 2 * FILE_BYTES_MAX + 2000, "{all}");
+    }
+}

@@ -1,0 +1,418 @@
+//! One action on all dead letters that match a filter: planned with a count, then run on the server in the order of their
+//! ids, one run at a time, with progress and a result.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode, header};
+use outlast::status::{DeadFilter, DeadMark};
+use outlast::{Error, WriteId};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::app::{Answer, App, Call, json_of, not_stored, now};
+use super::dead;
+use super::problem::{CONFLICT, INVALID_REQUEST, NOT_FOUND, Problem};
+
+/// Runs that are remembered.
+const RUNS_MAX: usize = 20;
+/// Failures that a run lists; further ones are only counted.
+const FAILURES_MAX: usize = 1000;
+/// Progress is told at most so often.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+/// A letter that takes longer waits for the database.
+const WAITS_AFTER: Duration = Duration::from_secs(1);
+/// Pause before a letter is tried again whose fate could not be decided: the database is away.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What is done to each letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Action {
+    Retry,
+    Discard,
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+/// Which letters, in words; an empty filter is all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Filter {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    collection: Option<String>,
+}
+
+impl Filter {
+    fn read(&self) -> Result<DeadFilter, Problem> {
+        dead::filter(self.kind.as_deref(), self.message.clone(), self.collection.clone())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    filter: Filter,
+    #[serde(default)]
+    plan: bool,
+    token: Option<String>,
+    confirm: Option<u64>,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Running,
+    /// The database is away: fates are decided only while its position is known.
+    Waiting,
+    Done,
+    Stopped,
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Failed {
+    id: WriteId,
+    detail: String,
+}
+
+/// A run, as it is told.
+#[derive(Debug, Clone, Serialize)]
+struct Run {
+    id: u64,
+    action: Action,
+    filter: Filter,
+    state: State,
+    total: u64,
+    done: u64,
+    failed: u64,
+    started_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    /// Why it was stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    failures: Vec<Failed>,
+}
+
+impl Run {
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Running | State::Waiting)
+    }
+
+    fn fail(&mut self, id: WriteId, error: &Error) {
+        self.failed += 1;
+        if self.failures.len() < FAILURES_MAX {
+            self.failures.push(Failed { id, detail: error.to_string() });
+        }
+    }
+
+    /// Without the list, for events and lists of runs.
+    fn brief(&self) -> Self {
+        Self {
+            failures: Vec::new(),
+            filter: self.filter.clone(),
+            started_at: self.started_at.clone(),
+            ended_at: self.ended_at.clone(),
+            message: self.message.clone(),
+            ..*self
+        }
+    }
+}
+
+/// The runs of this process; those of former ones stand in the audit log.
+#[derive(Debug, Default)]
+pub(super) struct Runs(Mutex<VecDeque<Handle>>);
+
+#[derive(Debug, Clone)]
+struct Handle {
+    run: Arc<Mutex<Run>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Handle {
+    fn run(&self) -> MutexGuard<'_, Run> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Runs {
+    fn all(&self) -> MutexGuard<'_, VecDeque<Handle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing is begun while another run is under way.
+    ///
+    /// # Errors
+    /// 409 that says which.
+    fn free(all: &VecDeque<Handle>) -> Result<(), Problem> {
+        let Some(open) = all.iter().find(|handle| handle.run().is_open()) else { return Ok(()) };
+        let Run { id, action, done, failed, total, .. } = open.run().brief();
+        let detail = format!(
+            "run {id} ({}) is at {} of {total}; wait for its end, or stop it with DELETE /v1/dead-letters/runs/{id}",
+            action.as_str(),
+            done + failed,
+        );
+        Err(Problem::new(CONFLICT, detail).with("run", id))
+    }
+
+    fn begin(&self, action: Action, filter: Filter, total: u64) -> Result<Handle, Problem> {
+        let mut all = self.all();
+        Self::free(&all)?;
+        let id = all.back().map_or(0, |last| last.run().id) + 1;
+        let run = Run {
+            id,
+            action,
+            filter,
+            state: State::Running,
+            total,
+            done: 0,
+            failed: 0,
+            started_at: now(),
+            ended_at: None,
+            message: None,
+            failures: Vec::new(),
+        };
+        let handle = Handle { run: Arc::new(Mutex::new(run)), stop: watch::Sender::new(false) };
+        all.push_back(handle.clone());
+        while all.len() > RUNS_MAX {
+            all.pop_front();
+        }
+        Ok(handle)
+    }
+
+    fn find(&self, call: &Call) -> Result<Handle, Problem> {
+        let id: u64 =
+            call.param("id").map_err(|_| Problem::new(INVALID_REQUEST, "a run's id is a number"))?;
+        let found = self.all().iter().find(|handle| handle.run().id == id).cloned();
+        found.ok_or_else(|| {
+            Problem::new(NOT_FOUND, format!("run {id} was not found; they are kept until a restart"))
+        })
+    }
+}
+
+/// `POST /v1/dead-letters/retry`: queues all that match again.
+///
+/// # Errors
+/// 400 without a plan or count, 409 when the plan does not fit or another run is under way.
+pub(super) async fn retry(call: Call) -> Answer {
+    plan_or_begin(&call, Action::Retry)
+}
+
+/// `POST /v1/dead-letters/discard`: gives up all that match.
+///
+/// # Errors
+/// As [`retry`].
+pub(super) async fn discard(call: Call) -> Answer {
+    plan_or_begin(&call, Action::Discard)
+}
+
+fn plan_or_begin(call: &Call, action: Action) -> Answer {
+    call.known_query([])?;
+    let body: Body = call.json()?;
+    let mut filter = body.filter.read()?;
+    let confirmed = match (body.plan, body.token, body.confirm) {
+        (true, None, None) => return plan(call, action, &body.filter, &filter),
+        (false, Some(token), None) => {
+            filter.there_at = Some(mark_of(&token, action, &body.filter)?);
+            None
+        }
+        (false, None, Some(count)) => Some(count),
+        _ => {
+            let detail = "give one of \"plan\": true (says how many match), \"token\" (of such a plan) or \"confirm\" (how many there must be)";
+            return Err(Problem::new(INVALID_REQUEST, detail));
+        }
+    };
+    Runs::free(&call.app.runs.all())?;
+    let ids = call.app.outlast.select_dead_letters(&filter).ids;
+    let count = ids.len() as u64;
+    if confirmed.is_some_and(|confirmed| confirmed != count) {
+        return Err(Problem::new(CONFLICT, format!("{count} dead letters match now: plan again"))
+            .with("count", count));
+    }
+    let handle = call.app.runs.begin(action, body.filter, count)?;
+    tokio::spawn(carry_out(Arc::clone(&call.app), handle.clone(), ids));
+    let run = handle.run().clone();
+    let mut response = not_stored(json_of(StatusCode::OK, &run)?);
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/dead-letters/runs/{}", run.id)) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn plan(call: &Call, action: Action, words: &Filter, filter: &DeadFilter) -> Answer {
+    let selection = call.app.outlast.select_dead_letters(filter);
+    let token = token(selection.mark, action, words);
+    let plan = json!({ "action": action, "filter": words, "count": selection.ids.len(), "token": token });
+    Ok(not_stored(json_of(StatusCode::OK, &plan)?))
+}
+
+/// A token holds the moment of the plan, so that letters that die later are left alone; and a digest of what was planned,
+/// so that nothing else is done with it. It is no secret: whoever may use it may make it.
+fn token(mark: DeadMark, action: Action, filter: &Filter) -> String {
+    let mut digest = Sha256::new();
+    for part in [
+        Some(action.as_str()),
+        filter.kind.as_deref(),
+        filter.message.as_deref(),
+        filter.collection.as_deref(),
+    ] {
+        digest.update([u8::from(part.is_some())]);
+        digest.update(part.unwrap_or_default().len().to_be_bytes());
+        digest.update(part.unwrap_or_default());
+    }
+    digest.finalize().iter().take(8).fold(format!("{mark}."), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn mark_of(text: &str, action: Action, filter: &Filter) -> Result<DeadMark, Problem> {
+    let mark = text.split_once('.').and_then(|(mark, _)| mark.parse().ok());
+    mark.filter(|mark| token(*mark, action, filter) == text).ok_or_else(|| {
+        Problem::new(CONFLICT, "the token belongs to a plan for another action or filter: plan again")
+    })
+}
+
+/// Does it, letter by letter.
+async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
+    let mut stop = handle.stop.subscribe();
+    let mut told = Instant::now();
+    tell(&app, &handle);
+    let action = handle.run().action;
+    let mut why = None;
+    for id in ids {
+        let result = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {
+                why = Some("stopped by an operator");
+                break;
+            }
+            () = app.stopped() => {
+                why = Some("the server was stopped");
+                break;
+            }
+            result = decide(&app, &handle, action, id) => result,
+        };
+        {
+            let mut run = handle.run();
+            run.state = State::Running;
+            match result {
+                Ok(()) => run.done += 1,
+                Err(error) => run.fail(id, &error),
+            }
+        }
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            tell(&app, &handle);
+        }
+    }
+    let ended = {
+        let mut run = handle.run();
+        run.state = if why.is_some() { State::Stopped } else { State::Done };
+        run.message = why.map(str::to_owned);
+        run.ended_at = Some(now());
+        run.brief()
+    };
+    tracing::info!(
+        run = ended.id,
+        action = action.as_str(),
+        total = ended.total,
+        done = ended.done,
+        failed = ended.failed,
+        stopped = why,
+        "run over dead letters ended"
+    );
+    tell(&app, &handle);
+}
+
+/// One letter. While fates cannot be decided it is tried again: an outage is no failure of the letter.
+async fn decide(app: &App, handle: &Handle, action: Action, id: WriteId) -> Result<(), Error> {
+    let mut again = false;
+    loop {
+        let mut deciding = pin!(async {
+            match action {
+                Action::Retry => app.outlast.retry_dead_letter(id).await,
+                Action::Discard => app.outlast.discard_dead_letter(id).await,
+            }
+        });
+        let result = tokio::select! {
+            result = &mut deciding => result,
+            () = tokio::time::sleep(WAITS_AFTER) => {
+                waits(app, handle);
+                deciding.await
+            }
+        };
+        match result {
+            Err(Error::Conflict(_)) => {
+                waits(app, handle);
+                tokio::time::sleep(AGAIN_AFTER).await;
+                again = true;
+            }
+            // The answer came too late the time before.
+            Err(Error::NotFound { .. }) if again => return Ok(()),
+            result => return result,
+        }
+    }
+}
+
+fn waits(app: &App, handle: &Handle) {
+    let before = std::mem::replace(&mut handle.run().state, State::Waiting);
+    if before != State::Waiting {
+        tell(app, handle);
+    }
+}
+
+fn tell(app: &App, handle: &Handle) {
+    let run = handle.run().brief();
+    app.tell(json!({ "at": now(), "event": "dead_letter_run", "run": run }));
+}
+
+/// `GET /v1/dead-letters/runs`: the last runs, newest first.
+///
+/// # Errors
+/// 400 for unknown query parameters.
+pub(super) async fn runs(call: Call) -> Answer {
+    call.known_query([])?;
+    let runs: Vec<Run> = call.app.runs.all().iter().rev().map(|handle| handle.run().brief()).collect();
+    Ok(not_stored(json_of(StatusCode::OK, &json!({ "runs": runs }))?))
+}
+
+/// `GET /v1/dead-letters/runs/{id}`: one, with what failed.
+///
+/// # Errors
+/// 404 when there is none.
+pub(super) async fn run(call: Call) -> Answer {
+    call.known_query([])?;
+    let run = call.app.runs.find(&call)?.run().clone();
+    Ok(not_stored(json_of(StatusCode::OK, &run)?))
+}
+
+/// `DELETE /v1/dead-letters/runs/{id}`: stops it behind the letter that it is at.
+///
+/// # Errors
+/// 404 when there is none.
+pub(super) async fn stop(call: Call) -> Answer {
+    call.known_query([])?;
+    let handle = call.app.runs.find(&call)?;
+    handle.stop.send_replace(true);
+    let run = handle.run().clone();
+    Ok(not_stored(json_of(StatusCode::OK, &run)?))
+}
