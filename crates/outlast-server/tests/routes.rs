@@ -149,7 +149,35 @@ async fn every_problem_has_a_page_and_the_pages_need_nothing_from_outside() {
     }
     server.get("/problems/none-such").await.problem(404, "not-found");
     server.get("/nope").await.problem(404, "unknown-route");
-    server.get("/").await.problem(404, "unknown-route");
+    server.get("/dashboard").await.problem(404, "unknown-route");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_dashboard_is_served_with_a_strict_policy_and_needs_nothing_from_outside() {
+    let server = Server::start_with(|config| config.server.tokens = vec![token("r", Role::Reader)]).await;
+    let page = server.get("/").await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    let mut files = vec![page.clone()];
+    for name in page.body.split('"').filter(|part| part.starts_with("dashboard/")) {
+        files.push(server.get(&format!("/{name}")).await);
+    }
+    let main = server.get("/dashboard/main.js").await.body;
+    for name in main.split('\'').filter_map(|part| part.strip_prefix("./")) {
+        files.push(server.get(&format!("/dashboard/{name}")).await);
+    }
+    assert!(files.len() > 9, "{}", files.len());
+    for file in files {
+        assert_eq!(file.status, 200);
+        let policy = file.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(file.header("x-content-type-options"), "nosniff");
+        let outside = file.body.replace("http://www.w3.org/2000/svg", "");
+        assert!(!outside.contains("http://") && !outside.contains("https://"), "{file:?}");
+        assert!(!file.body.contains("<style") && !file.body.contains(" style="), "{file:?}");
+        // Under a prefix, a path from the root would lead out of it.
+        assert!(!file.body.contains("href=\"/") && !file.body.contains("src=\"/"), "{file:?}");
+    }
+    server.get("/dashboard/none.js").await.problem(404, "not-found");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,6 @@
 //! Tools for tests: faults, real servers, and what every adapter must do. Never shipped.
 
+pub mod browser;
 pub mod disk;
 pub mod faulty;
 pub mod simulated;

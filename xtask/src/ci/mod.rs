@@ -187,6 +187,9 @@ fn tests() -> Result<Done> {
         run_command(&mut cargo(all.into_iter().chain(["--exclude", "outlast-postgres"])))?;
         missing.push("PostgreSQL");
     }
+    if !outlast_testkit::browser::is_installed() {
+        missing.push("Chromium, Node.js or npm");
+    }
     let searched = std::env::var_os("PATH").unwrap_or_default();
     let found = |program: &&str| std::env::split_paths(&searched).any(|path| path.join(program).is_file());
     missing.extend(["promtool", "systemd-analyze", "kubectl"].into_iter().filter(|program| !found(program)));

@@ -1,9 +1,9 @@
 //! `outlast dead retry` and `discard` for all dead letters that match, and `export`.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::arguments::{Matching, Which};
@@ -86,11 +86,7 @@ pub(super) async fn run(client: &Client, action: Action, which: &Which) -> Resul
 
 async fn watch(client: &Client, mut run: Value) -> Result<Value, Failure> {
     let path = format!("/v1/dead-letters/runs/{}", run["id"]);
-    let bar = if client.json {
-        ProgressBar::hidden()
-    } else {
-        ProgressBar::new(run["total"].as_u64().unwrap_or_default())
-    };
+    let bar = bar(client, run["total"].as_u64().unwrap_or_default());
     while run["state"] == "running" || run["state"] == "waiting" {
         bar.set_message(if run["state"] == "waiting" { "waits for the database" } else { "" });
         bar.set_position(decided(&run));
@@ -99,6 +95,15 @@ async fn watch(client: &Client, mut run: Value) -> Result<Value, Failure> {
     }
     bar.finish_and_clear();
     Ok(run)
+}
+
+/// On standard error, and only where a person looks.
+fn bar(client: &Client, total: u64) -> ProgressBar {
+    if client.json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len}, {eta} left {msg}");
+    ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 fn decided(run: &Value) -> u64 {

@@ -7,6 +7,7 @@ mod audit;
 mod auth;
 mod body;
 mod bulk;
+mod dashboard;
 mod dead;
 mod docs;
 mod events;

@@ -7,8 +7,8 @@ use http::Method;
 use super::app::{Answer, Call};
 use super::auth::Policy;
 use super::{
-    about, audit, bulk, dead, docs, events, export, history, probes, queue, records, report, transactions,
-    writes,
+    about, audit, bulk, dashboard, dead, docs, events, export, history, probes, queue, records, report,
+    transactions, writes,
 };
 use crate::config::Role;
 
@@ -196,6 +196,10 @@ routes! {
         "Health of every component";
     GET "/metrics" READER Nothing, NO_QUERY, "text/plain", METRICS, probes::metrics,
         "Metrics for Prometheus";
+    GET "/" PUBLIC Nothing, NO_QUERY, "text/html", PAGES, dashboard::page,
+        "The dashboard";
+    GET "/dashboard/{name}" PUBLIC Nothing, NO_QUERY, "text/plain", PROBLEM, dashboard::file,
+        "What the dashboard is made of";
     GET "/openapi.json" PUBLIC Nothing, NO_QUERY, "application/json", PAGES, docs::openapi,
         "This interface as an OpenAPI document";
     GET "/docs" PUBLIC Nothing, NO_QUERY, "text/html", PAGES, docs::page,

@@ -1,0 +1,64 @@
+// Small parts that the screens share.
+
+import { h } from './dom.js';
+import { pretty, SIGN } from './words.js';
+
+/** A state in a word, with its sign. */
+export const pill = (level, word) =>
+  h('span', { class: `pill ${level}` }, h('span', { class: 'sign', 'aria-hidden': 'true' }, SIGN[level]), word);
+
+export const card = (title, state, ...children) =>
+  h('section', { class: 'card', 'aria-label': title }, h('div', { class: 'head' }, h('h2', {}, title), state), children);
+
+/** Names and values; those without a value are left out. */
+export const facts = (pairs) =>
+  h('dl', { class: 'facts' }, pairs.filter(([, value]) => value !== undefined && value !== null && value !== '').map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+
+export function meter(name, value, most, format) {
+  const level = value / most >= 0.9 ? 'bad' : value / most >= 0.75 ? 'warn' : 'ok';
+  return h('div', { class: 'meter' },
+    h('span', {}, name), h('span', { class: 'muted' }, `${format(value)} of ${format(most)}`),
+    h('progress', { class: level, max: most, value, 'aria-label': `${name}: ${format(value)} of ${format(most)}` }));
+}
+
+/**
+ * A table that scrolls by itself where it is too wide, and can be reached by keyboard then. On a phone each row is a block,
+ * whose cells have the heading before them; so the roles are said, which the blocks would lose.
+ */
+export function table(label, heading, rows) {
+  for (const row of rows) {
+    row.setAttribute('role', 'row');
+    [...row.children].forEach((cell, at) => {
+      cell.setAttribute('role', cell.tagName === 'TH' ? 'rowheader' : 'cell');
+      cell.dataset.label = heading[at];
+    });
+  }
+  return h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': label },
+    h('table', { class: 'list', role: 'table', 'aria-label': label },
+      h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, heading.map((cell) => h('th', { scope: 'col', role: 'columnheader' }, cell)))),
+      h('tbody', { role: 'rowgroup' }, rows)));
+}
+
+export const code = (value, label) => h('pre', { tabindex: '0', 'aria-label': label }, h('code', {}, pretty(value)));
+
+/** Asks, and resolves to what was chosen: true, or the values of the fields; false when it was left. */
+export function ask({ title, text, action, danger, fields = [] }) {
+  return new Promise((resolve) => {
+    const inputs = fields.map((field) => [field, h('input', { id: `ask-${field.name}`, name: field.name, autocomplete: 'off', placeholder: field.placeholder })]);
+    const dialog = h('dialog', { 'aria-labelledby': 'ask-title', 'aria-describedby': 'ask-text' },
+      h('form', { method: 'dialog' },
+        h('h2', { id: 'ask-title' }, title),
+        h('p', { id: 'ask-text' }, text),
+        inputs.map(([field, input]) => h('p', { class: 'field' }, h('label', { for: input.id }, field.label), input)),
+        h('p', { class: 'buttons' },
+          h('button', { class: 'button', type: 'button', onclick: () => dialog.close('no') }, 'Leave it'),
+          h('button', { class: `button ${danger ? 'danger' : 'primary'}`, value: 'yes', type: 'submit' }, action))));
+    dialog.onclose = () => {
+      const values = Object.fromEntries(inputs.map(([field, input]) => [field.name, input.value.trim()]));
+      resolve(dialog.returnValue === 'yes' && (fields.length ? values : true));
+      dialog.remove();
+    };
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

@@ -1,0 +1,266 @@
+// Walks through the dashboard in a real browser. ../e2e_dashboard.rs runs it, changes the state of things, and says on
+// standard input which step comes: one JSON object a line, `{ "step": NAME, "url": ... }`. Each is answered with a line:
+// `{ "ok": true }` or `{ "ok": false, "error": TEXT }`.
+//
+//   node walk.mjs CHROMIUM PROFILE_DIRECTORY [IMAGES_DIRECTORY]
+
+import assert from 'node:assert/strict';
+import { readFile } from 'node:fs/promises';
+import http from 'node:http';
+import { createRequire } from 'node:module';
+import { createInterface } from 'node:readline';
+import { chromium } from 'playwright-core';
+
+const [executablePath, profile, images] = process.argv.slice(2);
+const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const ARGUMENTS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const DESKTOP = { width: 1280, height: 900 };
+const PHONE = { width: 390, height: 844 };
+
+const context = await chromium.launchPersistentContext(profile, { executablePath, headless: true, args: ARGUMENTS, viewport: DESKTOP, acceptDownloads: true });
+context.setDefaultTimeout(30000);
+const page = context.pages()[0] ?? (await context.newPage());
+
+/** What the console complained about; nothing of it is expected, but for the tokens that are refused on purpose. */
+const complaints = [];
+let refusedTokens = false;
+page.on('console', (message) => {
+  const refused = refusedTokens && message.text().includes('401');
+  if (message.type() === 'error' && !refused) complaints.push(message.text());
+});
+page.on('pageerror', (error) => complaints.push(error.stack));
+
+const see = (text, inside = page) => inside.getByText(text).first().waitFor();
+const heading = (name) => page.getByRole('heading', { level: 1, name }).waitFor();
+const screen = (name) => page.getByRole('navigation', { name: 'Screens' }).getByRole('link', { name }).click();
+const answers = () => page.getByRole('region', { name: 'The three answers' });
+
+/** No serious finding, in either scheme and width. */
+async function accessible(what) {
+  for (const [viewport, colorScheme] of [[DESKTOP, 'light'], [DESKTOP, 'dark'], [PHONE, 'light']]) {
+    await page.setViewportSize(viewport);
+    await page.emulateMedia({ colorScheme, reducedMotion: 'reduce' });
+    // Not a script of the page: the policy does not let any in.
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+    const serious = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
+    assert.deepEqual(serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' | ')}`), [], `${what} at ${viewport.width} px, ${colorScheme}`);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.ok(wide <= 0, `${what} at ${viewport.width} px is ${wide} px too wide`);
+  }
+  await page.setViewportSize(DESKTOP);
+  await page.emulateMedia({ colorScheme: 'light', reducedMotion: 'reduce' });
+}
+
+async function picture(name) {
+  if (!images) return;
+  for (const [viewport, width] of [[DESKTOP, 'desktop'], [PHONE, 'phone']]) {
+    await page.setViewportSize(viewport);
+    await page.evaluate(() => window.scrollTo(0, 0));
+    await page.screenshot({ path: `${images}/dashboard-${name}-${width}.png`, fullPage: width === 'desktop' });
+  }
+  await page.setViewportSize(DESKTOP);
+}
+
+async function downloaded(button) {
+  const [download] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: button }).click()]);
+  return { name: download.suggestedFilename(), text: await readFile(await download.path(), 'utf8') };
+}
+
+/** The server under a prefix, as a proxy would show it. */
+function underPrefix(prefix, target) {
+  const to = new URL(target);
+  const server = http.createServer((request, response) => {
+    if (!request.url.startsWith(prefix)) {
+      response.writeHead(404).end();
+      return;
+    }
+    const onward = http.request({ host: to.hostname, port: to.port, method: request.method, path: request.url.slice(prefix.length - 1), headers: request.headers }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    onward.on('error', () => response.destroy());
+    response.on('close', () => onward.destroy());
+    request.pipe(onward);
+  });
+  return new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve({ server, url: `http://127.0.0.1:${server.address().port}${prefix}` })));
+}
+
+const steps = {
+  async healthy({ url }) {
+    await page.goto(url);
+    await see('And they are applied at once.', answers());
+    await see('Nothing waits.', answers());
+    await see('Every accepted write is accounted for.', answers());
+    await see('Nothing. All is well.');
+    for (const text of ['Connected', 'The sum holds', 'Empty']) await see(text);
+    assert.equal(await page.getByRole('figure').count(), 3);
+    // A drawing is a picture with words for whoever cannot see it.
+    await page.getByRole('img', { name: /^Writes that wait over the last \d+ minutes, writes. waiting: now/ }).waitFor();
+    await accessible('the first screen');
+    await picture('healthy');
+    // By keyboard: the first stop leads past the navigation.
+    await page.keyboard.press('Tab');
+    assert.equal(await page.evaluate(() => document.activeElement.className), 'skip');
+    await page.keyboard.press('Enter');
+    assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
+  },
+
+  // Nothing is loaded again: the page is told.
+  async outage({ writes }) {
+    await see('They wait on disk until the database is back.', answers());
+    await see('It drains by itself when the database answers.', answers());
+    await see('Every accepted write is accounted for.', answers());
+    await see(/Outage 1: the database has been away for/);
+    await see(/Repair the database\. Outlast needs nothing/);
+    await see(`${writes} writes wait`);
+    await see(/Outage 1 began/);
+    assert.match(await page.locator('#announce').textContent(), /Database: Away|Yes, queued/);
+    await accessible('the first screen in an outage');
+    await picture('outage');
+
+    await screen(/^Queue/);
+    await heading('Queue');
+    assert.equal(await page.evaluate(() => document.activeElement.tagName), 'H1');
+    await see(`${writes} of ${writes} writes on this page`);
+    await page.getByRole('searchbox', { name: 'Text' }).fill('people/w7');
+    await see(`1 of ${writes} writes on this page`);
+    assert.match(page.url(), /q=people%2Fw7/);
+    assert.ok(await page.getByRole('searchbox', { name: 'Text' }).evaluate((input) => input === document.activeElement), 'the focus stays');
+    await accessible('the queue');
+    await page.getByRole('row', { name: /people\/w7/ }).getByRole('link').click();
+    await heading(/^Write \d+-\d+$/);
+    await see('"exact": 1.50');
+    await accessible('a write');
+    await screen('Overview');
+  },
+
+  async drained() {
+    await see('Nothing waits.', answers());
+    await see('And they are applied at once.', answers());
+    await screen('Outages');
+    await page.getByRole('link', { name: 'Outage 1' }).click();
+    await heading('Outage 1');
+    for (const text of ['Nothing lost', 'The database answered again', 'The backlog was drained']) await see(text);
+    await accessible('a report');
+    await picture('report');
+    const markdown = await downloaded('Report as Markdown');
+    assert.equal(markdown.name, 'outage-1.md');
+    assert.match(markdown.text, /^# Outage 1\n/);
+    assert.match(markdown.text, /\*\*Lost writes\*\* \| \*\*0\*\*/);
+    assert.equal(JSON.parse((await downloaded('Report as JSON')).text).lost, 0);
+  },
+
+  async dead({ first, second }) {
+    await screen(/^Dead letters/);
+    await heading('Dead letters');
+    await see(`The database refused ${first + second} writes for good.`);
+    const groups = page.locator('.group');
+    await groups.nth(1).waitFor();
+    assert.deepEqual(await groups.locator('strong').allTextContents(), [String(first), String(second)]);
+    await see('Correct what it conflicts with in the database', groups.nth(0));
+    await see('The record was there already', groups.nth(1));
+    await accessible('dead letters');
+    await picture('dead-letters');
+    await groups.nth(1).getByRole('link', { name: /^Show/ }).click();
+    await see(`${second} letters match`);
+    assert.match(page.url(), /kind=exists&message=/);
+    assert.equal((await downloaded('Export')).text.trim().split('\n').length, second);
+    await page.getByRole('table').getByRole('link').first().click();
+    await heading(/^Dead letter/);
+    await see('exists: ');
+    await accessible('a dead letter');
+    await page.goBack();
+    await see(`${second} letters match`);
+  },
+
+  // The cause is mended: the first group can be retried. Then the second is given up.
+  async bulk({ first, second }) {
+    const button = (name) => page.locator('.group').first().getByRole('button', { name });
+    await button(/^Retry/).click();
+    const dialog = page.getByRole('dialog');
+    await see(`Retry ${first} dead letters?`, dialog);
+    await accessible('the question');
+    await dialog.getByRole('button', { name: 'Leave it' }).click();
+    await button(/^Retry/).click();
+    await dialog.getByRole('button', { name: `Retry ${first} dead letters` }).click();
+    await see(`${first} of ${first} queued again`);
+    await see(`The database refused ${second} writes for good.`);
+    await accessible('the result of a run');
+    await picture('run');
+    await page.goto(page.url().replace(/#.*/, '#/dead'));
+    await page.getByRole('button', { name: 'Discard all…' }).click();
+    await dialog.getByRole('button', { name: `Discard ${second} dead letters` }).click();
+    await see(`${second} of ${second} discarded`);
+    await see('None: no write is refused and waiting for a decision.');
+  },
+
+  async pause() {
+    await screen(/^Queue/);
+    await page.getByRole('button', { name: 'Pause…' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Pause delivery' }).click();
+    await see('Delivery is paused');
+    await screen('Overview');
+    await see('Delivery is paused until somebody resumes it.');
+    await page.getByRole('button', { name: 'Resume delivery' }).click();
+    await see('Nothing. All is well.');
+    // What is paused here is the page, not delivery.
+    await page.getByRole('button', { name: 'Live' }).click();
+    await page.getByRole('button', { name: 'Paused', pressed: true }).click();
+    await page.getByRole('button', { name: 'Live', pressed: false }).waitFor();
+  },
+
+  async settings({ secret }) {
+    await screen('Settings');
+    await page.getByRole('row', { name: /queue\.directory/ }).waitFor();
+    await see('POST /v1/dead-letters/retry');
+    await see('POST /v1/queue/pause');
+    assert.ok(!(await page.content()).includes(secret), 'a secret is shown');
+    await accessible('settings');
+    await picture('settings');
+  },
+
+  // A server with tokens, under a prefix: a reader sees everything and can do nothing.
+  async reader({ url, token, secret }) {
+    const proxy = await underPrefix('/ops/outlast/', url);
+    refusedTokens = true;
+    await page.goto(proxy.url);
+    await heading('Who are you?');
+    await accessible('the question for a token');
+    await page.getByLabel('Token').fill('wrong');
+    await page.getByRole('button', { name: 'Go on' }).click();
+    await see('the token is not one that this server takes');
+    await page.getByLabel('Token').fill(token);
+    await page.getByRole('button', { name: 'Go on' }).click();
+    await see('And they are applied at once.', answers());
+    refusedTokens = false;
+    await screen(/^Queue/);
+    await see('Running');
+    assert.equal(await page.getByRole('button', { name: 'Pause…' }).count(), 0);
+    await screen('Settings');
+    await see('Only operators see them. Your token has the role reader.');
+    assert.ok(!(await page.content()).includes(secret), 'a secret is shown');
+    await page.reload();
+    await see('Your token has the role reader.');
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    refusedTokens = true;
+    await heading('Who are you?');
+    await page.goto('about:blank');
+    proxy.server.close();
+    proxy.server.closeAllConnections();
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { step, ...given } = JSON.parse(line);
+  let error = null;
+  try {
+    await steps[step](given);
+    assert.deepEqual(complaints, [], 'the console complained');
+  } catch (failure) {
+    const text = await page.evaluate(() => document.body.innerText).catch(() => '');
+    error = `${failure.stack}\n--- the page at ${page.url()} ---\n${text}`;
+  }
+  process.stdout.write(`${JSON.stringify(error === null ? { ok: true } : { ok: false, error })}\n`);
+}
+await context.close();
