@@ -103,6 +103,10 @@ async fn letters_are_grouped_by_what_is_not_their_own_and_a_group_is_a_filter() 
         "letter and history: {}",
         exported.body
     );
+    bury(&server, "odd", 100..330).await;
+    let all = server.get("/v1/dead-letters/export").await;
+    let lines: Vec<&str> = all.body.lines().filter(|line| line.starts_with('{')).collect();
+    assert_eq!(lines.len(), 238, "in several pieces");
     server.get("/v1/dead-letters/export?limit=1").await.problem(400, "invalid-request");
 }
 
@@ -271,6 +275,8 @@ async fn the_command_line_has_the_same_powers() {
     let run: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&run["done"], &run["state"]), (&json!(4), &json!("done")));
     assert_eq!(outlast(&["dead", "groups"]).await.1.trim(), "no dead letters");
+    let (code, said, _) = outlast(&["dead", "discard", "--all"]).await;
+    assert_eq!((code, said.trim()), (Some(0), "0 of 0 discarded"), "nothing to be asked about");
 
     assert_eq!(outlast(&["outage", "list"]).await.1.trim(), "no outage yet");
     assert_eq!(outlast(&["outage", "report"]).await.0, Some(1));

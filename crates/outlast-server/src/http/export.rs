@@ -5,8 +5,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use futures_util::stream;
 use http::{HeaderValue, StatusCode, header};
-use outlast::Error;
-use outlast::status::DeadFilter;
+use outlast::{Error, WriteId};
 
 use super::app::{Answer, App, Call, content, not_stored};
 use super::dead::filter;
@@ -21,15 +20,14 @@ const CHUNK: usize = 200;
 /// 400 for a wrong filter.
 pub(super) async fn export(call: Call) -> Answer {
     let [kind, message, collection] = call.known_query(["kind", "message", "collection"])?;
-    let first = DeadFilter { limit: CHUNK, ..filter(kind.as_deref(), message, collection)? };
+    let filter = filter(kind.as_deref(), message, collection)?;
+    let ids = call.app.outlast.select_dead_letters(&filter).ids;
     let app = Arc::clone(&call.app);
-    let chunks = stream::try_unfold(Some(first), move |filter| {
+    let chunks = stream::try_unfold(ids.into_iter(), move |mut ids| {
         let app = Arc::clone(&app);
         async move {
-            match filter {
-                None => Ok::<_, Error>(None),
-                Some(filter) => chunk(&app, filter).await.map(Some),
-            }
+            let chunk: Vec<WriteId> = ids.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() { Ok::<_, Error>(None) } else { Ok(Some((lines(&app, &chunk).await?, ids))) }
         }
     });
     let mut response = content(StatusCode::OK, "application/x-ndjson", Body::from_stream(chunks));
@@ -38,14 +36,19 @@ pub(super) async fn export(call: Call) -> Answer {
     Ok(not_stored(response))
 }
 
-async fn chunk(app: &App, filter: DeadFilter) -> Result<(Bytes, Option<DeadFilter>), Error> {
-    let page = app.outlast.dead_letters(&filter).await?;
+async fn lines(app: &App, ids: &[WriteId]) -> Result<Bytes, Error> {
     let mut lines = Vec::new();
-    for letter in &page.letters {
-        serde_json::to_writer(&mut lines, letter)
-            .map_err(|error| Error::Conflict(format!("dead letter {}: {error}", letter.id)))?;
-        lines.push(b'\n');
+    for id in ids {
+        match app.outlast.dead_letter(*id).await {
+            Ok(letter) => {
+                serde_json::to_writer(&mut lines, &letter)
+                    .map_err(|error| Error::Conflict(format!("dead letter {id}: {error}")))?;
+                lines.push(b'\n');
+            }
+            // It was retried or discarded meanwhile.
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
-    let next = page.next.map(|next| DeadFilter { after: Some(next), ..filter });
-    Ok((lines.into(), next))
+    Ok(lines.into())
 }
