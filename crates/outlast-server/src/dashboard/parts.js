@@ -12,7 +12,7 @@ export const card = (title, state, ...children) =>
 
 /** Names and values; those without a value are left out. */
 export const facts = (pairs) =>
-  h('dl', { class: 'facts' }, pairs.filter(([, value]) => value !== undefined && value !== null && value !== '').map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+  h('dl', { class: 'facts' }, pairs.filter(([, value]) => value !== undefined && value !== null && value !== false && value !== '').map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
 
 export function meter(name, value, most, format) {
   const level = value / most >= 0.9 ? 'bad' : value / most >= 0.75 ? 'warn' : 'ok';
