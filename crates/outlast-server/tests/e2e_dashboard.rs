@@ -167,7 +167,7 @@ async fn an_operator_walks_through_an_incident() {
     walk.step("settings", json!({ "secret": SECRET }));
 
     let other = tempfile::tempdir().unwrap();
-    let hash: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = format!("{:x}", Sha256::digest(SECRET));
     let guarded = setup(other.path(), &sqlite_url(other.path()))
         .with("server.tokens", &format!("night shift:reader:{hash}"))
         .start();

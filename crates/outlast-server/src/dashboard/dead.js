@@ -93,7 +93,7 @@ function reason(state, { reason, count: letters }, filter, busy) {
 
 /** The run under way, or the result of the last one. */
 function progress(state, run) {
-  if (!run) return null;
+  if (!run || run.total === 0) return null;
   const decided = run.done + run.failed;
   const verb = run.action === 'retry' ? 'Retrying' : 'Discarding';
   const past = run.action === 'retry' ? 'queued again' : 'discarded';
@@ -102,7 +102,7 @@ function progress(state, run) {
   return h('section', { class: 'card run', 'aria-label': `Run ${run.id}`, 'data-key': 'run' },
     h('div', { class: 'head' }, h('h2', {}, title), state_),
     h('progress', { max: Math.max(1, run.total), value: decided, 'aria-label': title }),
-    h('p', { class: 'muted' }, `Run ${run.id}, begun ${moment(run.started_at)}${run.ended_at ? `, ended ${moment(run.ended_at)}` : ''}${run.message ? `: ${run.message}` : ''}. It runs on the server: this page may be closed.`),
+    h('p', { class: 'muted' }, `Run ${run.id}, begun ${moment(run.started_at)}${run.ended_at ? `, ended ${moment(run.ended_at)}` : ''}${run.message ? `: ${run.message}` : ''}.${isOpen(run) ? ' It runs on the server: this page may be closed.' : ''}`),
     isOpen(run) && state.may('operator') && h('p', { class: 'buttons' }, h('button', { class: 'button', onclick: () => state.act.remove(`v1/dead-letters/runs/${run.id}`, 'The run is stopped') }, 'Stop')),
     run.failures.length > 0 && h('details', {}, h('summary', {}, `What failed (${count(run.failed)})`),
       h('ul', {}, run.failures.slice(0, 100).map((failure) => h('li', {}, h('a', { href: `#/dead/${failure.id}` }, failure.id), ` ${failure.detail}`)))));
