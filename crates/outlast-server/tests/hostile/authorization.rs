@@ -136,7 +136,10 @@ fn written_differently(path: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_other_spelling_of_a_path_lets_anybody_in() {
     let server = server().await;
-    for route in ROUTES {
+    // The first page has nothing that could be written differently, and is for everybody.
+    for route in ROUTES.iter().filter(|route| route.path != "/") {
+        let (parent, _) = route.path.rsplit_once('/').unwrap();
+        let beside_ids = ROUTES.iter().any(|other| other.path == format!("{parent}/{{id}}"));
         for path in written_differently(&path_of(route)) {
             for (headers, role) in &CREDENTIALS[..5] {
                 let status = ask(server.address, route.method.as_str(), &path, headers).await;
@@ -147,6 +150,8 @@ async fn no_other_spelling_of_a_path_lets_anybody_in() {
                 let expected = match denied {
                     Some(denied) => vec![denied, 404, 405, 400],
                     None if as_id => vec![200, 202, 204, 400, 404, 405, 409, 415],
+                    // Taken for an id of the route beside it, whose policy holds: there is none of that form.
+                    None if beside_ids => vec![400, 401, 403, 404, 405],
                     None => vec![400, 404, 405],
                 };
                 assert!(expected.contains(&status), "{what}, not one of {expected:?}");
