@@ -139,7 +139,8 @@ async fn no_other_spelling_of_a_path_lets_anybody_in() {
     // The first page has nothing that could be written differently, and is for everybody.
     for route in ROUTES.iter().filter(|route| route.path != "/") {
         let (parent, _) = route.path.rsplit_once('/').unwrap();
-        let beside_ids = ROUTES.iter().any(|other| other.path == format!("{parent}/{{id}}"));
+        let beside_ids =
+            parent.ends_with('}') || ROUTES.iter().any(|other| other.path == format!("{parent}/{{id}}"));
         for path in written_differently(&path_of(route)) {
             for (headers, role) in &CREDENTIALS[..5] {
                 let status = ask(server.address, route.method.as_str(), &path, headers).await;
