@@ -1,18 +1,26 @@
 //! What can be typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
+use super::check::CheckArguments;
+use super::drill::DrillArguments;
+use super::lane::{PauseArguments, ResumeArguments};
 use super::log::LogCommand;
-use crate::config::Inputs;
+use super::queue::Rate;
+use super::status::StatusArguments;
+use super::write::WriteCommand;
+use crate::config::{Inputs, units};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0   done
-  1   not done: the message says why; `status` also when no writes are accepted
-  2   the command line is wrong
-  3   `log verify`: the end of the log is torn, as a crash leaves it; nothing acknowledged was in it
+  1   not done: the message says why; `status` also when no writes are accepted; `check`: WARNING
+  2   the command line is wrong; `check`: CRITICAL
+  3   `log verify`: the end of the log is torn, as a crash leaves it; nothing acknowledged was in it; `check`: UNKNOWN
   65  the data are not in order: `log verify` found damage, or a file to import is malformed
   69  the server could not be reached
   75  another process has the queue directory
@@ -52,13 +60,28 @@ pub(super) enum Command {
     /// Run the server
     Serve(Overrides),
     /// How things stand: are writes accepted, was anything lost, when is the queue clear?
-    Status,
-    /// The configuration: what it is, or a file to start from
+    Status(StatusArguments),
+    /// For monitoring: OK, WARNING, CRITICAL or UNKNOWN, with the exit codes 0 to 3 of Nagios' plugins
+    Check(CheckArguments),
+    /// Whether writes can be durably accepted: 0 when they can
+    IsReady {
+        /// Wait for it at most so long, also for a server that is still starting
+        #[arg(long, value_name = "DURATION", value_parser = units::parse_duration)]
+        wait: Option<Duration>,
+    },
+    /// Print what happens, as it happens: outages, pauses, dead letters
+    Tail,
+    /// The configuration: what it is and means, whether it is right, or a file to start from
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
     },
-    /// The writes that wait
+    /// Write and read records, and follow a write
+    Write {
+        #[command(subcommand)]
+        command: WriteCommand,
+    },
+    /// The writes that wait, and an operator's hand on their delivery
     Queue {
         #[command(subcommand)]
         command: QueueCommand,
@@ -79,29 +102,36 @@ pub(super) enum Command {
         command: LogCommand,
     },
     /// Finish what is under way, then queue everything
-    Pause {
-        /// Go on by itself after this time, for example 10m
-        #[arg(long = "for", value_name = "DURATION")]
-        at_most: Option<String>,
-    },
+    Pause(PauseArguments),
     /// Go on after a pause, or after a halt with a decision
-    Resume {
-        /// After a halt: apply again what the log still has, or only what was never applied
-        #[arg(long, value_enum)]
-        decision: Option<DecisionWord>,
+    Resume(ResumeArguments),
+    /// Rehearse outages on a server of its own: load, a database that goes and returns, kill -9, and a proof
+    Drill(DrillArguments),
+    /// Print a script that makes a shell complete these commands
+    Completions {
+        /// Which shell
+        shell: Shell,
     },
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum DecisionWord {
-    Replay,
-    Skip,
+    /// Print the manual page, or write one for each command
+    Man {
+        /// The folder for the pages of all commands, for example /usr/local/share/man/man1
+        directory: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ConfigCommand {
     /// Print every value and where it came from; secrets are hidden
     Show(Overrides),
+    /// What one setting means and takes, its default, its present value and where that came from
+    Explain {
+        /// Its name, for example queue.max_bytes
+        key: String,
+        #[command(flatten)]
+        overrides: Overrides,
+    },
+    /// Try everything that a start would refuse; ends with 78 when something is wrong
+    Check(Overrides),
     /// Write a commented outlast.toml; a file that exists is left alone
     Init {
         /// Where [default: what --config names, or outlast.toml]
@@ -126,6 +156,28 @@ pub(super) enum QueueCommand {
         /// Its id
         id: String,
     },
+    /// Everything that waits, as lines of JSON, to be looked at or kept; `outlast log export` writes what can be imported
+    Export {
+        /// Where to [default: standard output]; a file that exists is left alone
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Limit the rate at which a backlog is drained, until the server restarts
+    Throttle {
+        /// Writes per second, or none for no limit
+        #[arg(value_name = "RATE")]
+        rate: Rate,
+    },
+    /// Wait until nothing waits; ends with 1 when the time is over first
+    Drain {
+        /// The longest to wait
+        #[arg(long = "for", value_name = "DURATION", default_value = "30s", value_parser = units::parse_duration)]
+        at_most: Duration,
+    },
+    /// Finish what is under way, then queue everything
+    Pause(PauseArguments),
+    /// Go on after a pause, or after a halt with a decision
+    Resume(ResumeArguments),
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
 use super::Exit;
@@ -12,6 +13,8 @@ use crate::{config, outgoing};
 
 /// Longer than any request of the command line may take on the server.
 const TIMEOUT: Duration = Duration::from_mins(1);
+/// For a stream, which is watched for silence instead.
+const ENDLESS: Duration = Duration::from_hours(24 * 365);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running server.
@@ -23,10 +26,44 @@ pub(super) struct Client {
     pub(super) json: bool,
 }
 
+/// What the server answered.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    headers: HeaderMap,
+    pub(super) text: String,
+    from: String,
+}
+
+impl Answer {
+    /// A header, empty when it is not there.
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The body.
+    pub(super) fn json(&self) -> Result<Value, Failure> {
+        serde_json::from_str(&self.text).map_err(|_| {
+            let (from, status) = (&self.from, self.status);
+            Failure::failed(format!("{from} answered {status} with something that is not JSON"))
+        })
+    }
+
+    /// Itself when it is a success, and otherwise what the problem says.
+    pub(super) fn success(self) -> Result<Self, Failure> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let problem = self.json()?;
+        let part = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let hint = if self.status == StatusCode::UNAUTHORIZED { " (set OUTLAST_TOKEN)" } else { "" };
+        Err(Failure::failed(format!("{} {}{hint}", part("title"), part("detail")).trim().to_owned()))
+    }
+}
+
 /// Runs a command that needs the server.
-pub(super) fn with<F>(global: &Global, command: impl FnOnce(Client) -> F) -> Result<(), Failure>
+pub(super) fn with<F, T>(global: &Global, command: impl FnOnce(Client) -> F) -> Result<T, Failure>
 where
-    F: Future<Output = Result<(), Failure>>,
+    F: Future<Output = Result<T, Failure>>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -68,11 +105,18 @@ impl Client {
     }
 
     pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
-        self.request(Method::GET, path, query, None).await
+        self.send(Method::GET, path, query, &[], None).await?.success()?.json()
     }
 
     pub(super) async fn post(&self, path: &str, body: Option<Value>) -> Result<Value, Failure> {
-        self.request(Method::POST, path, &[], body).await
+        let body = body.map(|body| body.to_string());
+        self.send(Method::POST, path, &[], &[], body).await?.success()?.json()
+    }
+
+    /// Opens a stream that has no end.
+    pub(super) async fn follow(&self, path: &str) -> Result<Response, Failure> {
+        let response = self.request(Method::GET, path).timeout(ENDLESS).send().await;
+        self.opened(response.map_err(|error| self.unreachable(&error))?, path).await
     }
 
     /// Text that is no JSON, piece by piece.
@@ -82,56 +126,60 @@ impl Client {
         query: &[(&str, String)],
         mut take: impl FnMut(&[u8]),
     ) -> Result<(), Failure> {
-        let mut response = self.send(Method::GET, path, query, None).await?;
-        if !response.status().is_success() {
-            return self.read(response).await.map(|_| ());
-        }
+        let response = self.request(Method::GET, path).query(query).send().await;
+        let mut response = self.opened(response.map_err(|error| self.unreachable(&error))?, path).await?;
         while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
             take(&piece);
         }
         Ok(())
     }
 
-    async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        query: &[(&str, String)],
-        body: Option<Value>,
-    ) -> Result<Value, Failure> {
-        let response = self.send(method, path, query, body).await?;
-        self.read(response).await
+    /// The answer when it is a success, and otherwise what the problem says.
+    async fn opened(&self, response: Response, path: &str) -> Result<Response, Failure> {
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        self.answer(response).await?.success()?;
+        Err(Failure::failed(format!("{} does not stream {path}", self.base)))
     }
 
-    async fn send(
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    /// Where the server is.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends a request with these headers and this JSON, and takes the answer as it is.
+    pub(super) async fn send(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, String)],
-        body: Option<Value>,
-    ) -> Result<reqwest::Response, Failure> {
-        let mut request = self.http.request(method, format!("{}{path}", self.base)).query(query);
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
+        headers: &[(&str, String)],
+        body: Option<String>,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.request(method, path).query(query);
+        for (name, value) in headers {
+            request = request.header(*name, value);
         }
         if let Some(body) = body {
-            request = request.json(&body);
+            request = request.header(CONTENT_TYPE, "application/json").body(body);
         }
-        request.send().await.map_err(|error| self.unreachable(&error))
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        self.answer(response).await
     }
 
-    async fn read(&self, response: reqwest::Response) -> Result<Value, Failure> {
-        let status = response.status();
+    async fn answer(&self, response: Response) -> Result<Answer, Failure> {
+        let (status, headers) = (response.status(), response.headers().clone());
         let text = response.text().await.map_err(|error| self.unreachable(&error))?;
-        let value: Value = serde_json::from_str(&text).map_err(|_| {
-            Failure::failed(format!("{} answered {status} with something that is not JSON", self.base))
-        })?;
-        if status.is_success() {
-            return Ok(value);
-        }
-        let part = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let hint = if status.as_u16() == 401 { " (set OUTLAST_TOKEN)" } else { "" };
-        Err(Failure::failed(format!("{} {}{hint}", part("title"), part("detail")).trim().to_owned()))
+        Ok(Answer { status, headers, text, from: self.base.clone() })
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {

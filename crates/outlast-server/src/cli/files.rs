@@ -1,11 +1,14 @@
-//! `outlast config show` and `outlast config init`.
+//! `outlast config`: what the configuration is, means and should be.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::Exit;
 use super::arguments::{Global, Overrides, inputs};
 use super::output::{Failure, print, print_json};
-use crate::config::{self, DEFAULT_FILE};
+use crate::config::{self, Config, ConfigError, DEFAULT_FILE};
+use crate::database;
+use crate::http::Tls;
 
 /// Prints every value with its source.
 pub(super) fn show(global: &Global, overrides: &Overrides) -> Result<(), Failure> {
@@ -16,6 +19,56 @@ pub(super) fn show(global: &Global, overrides: &Overrides) -> Result<(), Failure
         print(&config::as_text(&loaded));
     }
     Ok(())
+}
+
+/// Explains one setting. When the configuration is wrong, this still says what would be right.
+pub(super) fn explain(global: &Global, key: &str, overrides: &Overrides) -> Result<(), Failure> {
+    let loaded = config::load(&inputs(global, Some(overrides)));
+    let explanation =
+        config::explain(key, loaded.as_ref().ok()).map_err(|why| Failure::new(Exit::Usage, why))?;
+    if global.json {
+        print_json(&explanation.json);
+    } else {
+        print(&explanation.text);
+    }
+    loaded.map(|_| ()).map_err(Failure::from)
+}
+
+/// Tries everything that a start would refuse, without starting anything.
+pub(super) fn check(global: &Global, overrides: &Overrides) -> Result<(), Failure> {
+    let checked = config::load(&inputs(global, Some(overrides))).map_err(|error| error.mistakes);
+    let checked = checked.and_then(|loaded| {
+        let mistakes = refused(&loaded.config);
+        if mistakes.is_empty() { Ok(loaded) } else { Err(mistakes) }
+    });
+    let (file, mistakes) = match checked {
+        Ok(loaded) => (loaded.file, Vec::new()),
+        Err(mistakes) => (None, mistakes),
+    };
+    if global.json {
+        print_json(&serde_json::json!({ "valid": mistakes.is_empty(), "file": file, "mistakes": mistakes }));
+    }
+    match (mistakes.is_empty(), global.json) {
+        (true, true) => Ok(()),
+        (true, false) => {
+            let from = file.map_or_else(|| "no file is read".to_owned(), |file| file.display().to_string());
+            print(&format!("the configuration is in order ({from})"));
+            Ok(())
+        }
+        (false, true) => Err(Failure::new(Exit::Config, "")),
+        (false, false) => Err(ConfigError { mistakes }.into()),
+    }
+}
+
+/// What a start would refuse although every single value is right.
+fn refused(config: &Config) -> Vec<String> {
+    let tls = match (&config.server.tls_certificate, &config.server.tls_key) {
+        (Some(certificate), Some(key)) => Tls::open(certificate, key).err(),
+        _ => None,
+    };
+    let tls = tls.map(|why| format!("server.tls_certificate: {why}"));
+    let database = database::open(&config.database, config.outlast.lanes == 1).err();
+    config::refuse_open_door(config).into_iter().chain(tls).chain(database).collect()
 }
 
 /// Writes a commented file where there is none.

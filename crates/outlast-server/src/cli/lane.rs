@@ -1,15 +1,36 @@
-//! `outlast pause` and `outlast resume`.
+//! `outlast pause` and `outlast resume`, also as `outlast queue pause` and `resume`.
 
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::arguments::DecisionWord;
 use super::client::Client;
 use super::output::{Failure, print, print_json, safe};
 use crate::config::units;
 
+#[derive(Debug, Args)]
+pub(super) struct PauseArguments {
+    /// Go on by itself after this time, for example 10m
+    #[arg(long = "for", value_name = "DURATION")]
+    at_most: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArguments {
+    /// After a halt: apply again what the log still has, or only what was never applied
+    #[arg(long, value_enum)]
+    decision: Option<DecisionWord>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DecisionWord {
+    Replay,
+    Skip,
+}
+
 /// Queues everything from now on.
-pub(super) async fn pause(client: &Client, at_most: Option<&str>) -> Result<(), Failure> {
+pub(super) async fn pause(client: &Client, arguments: &PauseArguments) -> Result<(), Failure> {
+    let at_most = arguments.at_most.as_deref();
     if let Some(text) = at_most {
         units::parse_duration(text).map_err(|why| Failure::new(Exit::Usage, format!("--for: {why}")))?;
     }
@@ -24,8 +45,8 @@ pub(super) async fn pause(client: &Client, at_most: Option<&str>) -> Result<(), 
 }
 
 /// Goes on.
-pub(super) async fn resume(client: &Client, decision: Option<DecisionWord>) -> Result<(), Failure> {
-    let word = decision.map(|decision| match decision {
+pub(super) async fn resume(client: &Client, arguments: &ResumeArguments) -> Result<(), Failure> {
+    let word = arguments.decision.map(|decision| match decision {
         DecisionWord::Replay => "replay",
         DecisionWord::Skip => "skip",
     });

@@ -2,17 +2,24 @@
 //! to a running one.
 
 mod arguments;
+mod ask;
 mod bulk;
+mod check;
 mod client;
 mod dead;
+mod drill;
 mod files;
 mod lane;
 mod log;
 mod outage;
 mod output;
+mod pages;
+mod progress;
 mod queue;
 mod serve;
 mod status;
+mod tail;
+mod write;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -53,13 +60,15 @@ impl From<Exit> for ExitCode {
 /// Runs the command line to its end.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     crate::outgoing::choose_cryptography();
-    let arguments = match Arguments::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&args) {
         Ok(arguments) => arguments,
         Err(error) => {
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             // Nothing is left to do when even this cannot be printed.
             let _ = error.print();
-            return if asked { Exit::Ok.into() } else { Exit::Usage.into() };
+            let exit = if asked { Exit::Ok } else { check::usage(&args) };
+            return exit.into();
         }
     };
     match dispatch(&arguments) {
@@ -78,19 +87,37 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Command::Serve(overrides) => serve::run(global, overrides),
         Command::Config { command: ConfigCommand::Show(overrides) } => files::show(global, overrides),
+        Command::Config { command: ConfigCommand::Explain { key, overrides } } => {
+            files::explain(global, key, overrides)
+        }
+        Command::Config { command: ConfigCommand::Check(overrides) } => files::check(global, overrides),
         Command::Config { command: ConfigCommand::Init { output } } => files::init(global, output.as_deref()),
-        Command::Status => client::with(global, status::run),
+        Command::Status(arguments) => {
+            client::with(global, async |client| status::run(&client, arguments).await)
+        }
+        Command::Check(arguments) => check::run(global, arguments),
+        Command::IsReady { wait } => {
+            client::with(global, async |client| check::is_ready(&client, *wait).await)
+        }
+        Command::Tail => client::with(global, async |client| tail::run(&client).await),
         Command::Queue { command } => client::with(global, async |client| queue::run(&client, command).await),
         Command::Dead { command } => client::with(global, async |client| dead::run(&client, command).await),
         Command::Outage { command } => {
             client::with(global, async |client| outage::run(&client, command).await)
         }
+        Command::Write { command } => client::with(global, async |client| write::run(&client, command).await),
         Command::Log { command } => log::run(global, command),
-        Command::Pause { at_most } => {
-            client::with(global, async |client| lane::pause(&client, at_most.as_deref()).await)
+        Command::Drill(arguments) => drill::run(global, arguments),
+        Command::Completions { shell } => {
+            pages::completions(*shell);
+            Ok(())
         }
-        Command::Resume { decision } => {
-            client::with(global, async |client| lane::resume(&client, *decision).await)
+        Command::Man { directory } => pages::man(global, directory.as_deref()),
+        Command::Pause(arguments) => {
+            client::with(global, async |client| lane::pause(&client, arguments).await)
+        }
+        Command::Resume(arguments) => {
+            client::with(global, async |client| lane::resume(&client, arguments).await)
         }
     }
 }

@@ -42,6 +42,12 @@ pub(super) fn print(text: &str) {
     let _ = out.flush();
 }
 
+/// Prints a line of many; false when nobody reads any more.
+pub(super) fn print_line(line: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+}
+
 /// Prints JSON, indented.
 pub(super) fn print_json(value: &Value) {
     print(&serde_json::to_string_pretty(value).unwrap_or_default());

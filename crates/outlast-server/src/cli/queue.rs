@@ -1,12 +1,26 @@
 //! `outlast queue`: the writes that wait.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::arguments::QueueCommand;
 use super::client::{Client, segment};
-use super::output::{Failure, print, print_json, safe, table};
+use super::lane;
+use super::output::{Failure, grouped, print, print_json, print_line, safe, table};
+use super::progress::Progress;
+use crate::config::units;
+
+/// Writes on one page of an export: some MiB at most of usual ones.
+const EXPORT_PAGE: usize = 500;
+/// The longest that one request waits for the queue to drain: well below the time limit of the client.
+const SLICE: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(client: &Client, command: &QueueCommand) -> Result<(), Failure> {
     match command {
@@ -23,8 +37,134 @@ pub(super) async fn run(client: &Client, command: &QueueCommand) -> Result<(), F
         QueueCommand::Show { id } => {
             print_json(&client.get(&format!("/v1/queue/writes/{}", segment(id)), &[]).await?);
         }
+        QueueCommand::Export { output } => export(client, output.as_deref()).await?,
+        QueueCommand::Throttle { rate } => throttle(client, rate.0).await?,
+        QueueCommand::Drain { at_most } => drain(client, *at_most).await?,
+        QueueCommand::Pause(arguments) => lane::pause(client, arguments).await?,
+        QueueCommand::Resume(arguments) => lane::resume(client, arguments).await?,
     }
     Ok(())
+}
+
+/// A rate of the command line: writes per second, or `none`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rate(Option<u64>);
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "none" => Ok(Self(None)),
+            text => match units::parse_count(text)? {
+                0 => Err("write at least 1, or none for no limit; `outlast pause` stops delivery".to_owned()),
+                rate => Ok(Self(Some(rate))),
+            },
+        }
+    }
+}
+
+async fn throttle(client: &Client, rate: Option<u64>) -> Result<(), Failure> {
+    let answer = client.post("/v1/queue/throttle", Some(json!({ "writes_per_second": rate }))).await?;
+    if client.json {
+        print_json(&answer);
+        return Ok(());
+    }
+    match rate {
+        Some(rate) => print(&format!(
+            "a backlog is drained at {} writes per second at most, until the server restarts",
+            grouped(rate)
+        )),
+        None => print("a backlog is drained as fast as the database takes it"),
+    }
+    Ok(())
+}
+
+/// Waits until nothing waits; ends with 1 when the time is over first.
+async fn drain(client: &Client, at_most: Duration) -> Result<(), Failure> {
+    let began = Instant::now();
+    let mut progress = None;
+    loop {
+        let left = at_most.saturating_sub(began.elapsed());
+        let wait =
+            format!("{}ms", left.min(if progress.is_none() { Duration::ZERO } else { SLICE }).as_millis());
+        let answer = client.post("/v1/queue/drain", Some(json!({ "for": wait }))).await?;
+        let (drained, waiting) = (answer["drained"] == true, answer["writes"].as_u64().unwrap_or_default());
+        let bar = progress.get_or_insert_with(|| Progress::counts(client.json, "draining", waiting));
+        bar.left(waiting);
+        if !drained && !left.is_zero() {
+            continue;
+        }
+        bar.end();
+        if client.json {
+            print_json(&answer);
+        }
+        return match (drained, client.json) {
+            (true, false) => {
+                print("drained: nothing waits");
+                Ok(())
+            }
+            (true, true) => Ok(()),
+            (false, true) => Err(Failure::failed("")),
+            (false, false) => Err(Failure::failed(format!("{} writes still wait", grouped(waiting)))),
+        };
+    }
+}
+
+/// Everything that waits, a line each, page by page: what is applied meanwhile may be left out.
+async fn export(client: &Client, output: Option<&Path>) -> Result<(), Failure> {
+    let waiting = client.get("/v1/queue", &[]).await?.pointer("/queue/writes").and_then(Value::as_u64);
+    let mut file = output.map(create).transpose()?;
+    let progress = Progress::counts(client.json, "exporting", waiting.unwrap_or_default());
+    let mut query = vec![("limit", EXPORT_PAGE.to_string())];
+    let mut exported = 0;
+    loop {
+        let page = client.get("/v1/queue/writes", &query).await?;
+        for write in page["writes"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            match &mut file {
+                Some(file) => writeln!(file, "{write}").map_err(|error| not_written(output, &error))?,
+                // A reader that has gone (`| head`) has what it wanted.
+                None if !print_line(&write.to_string()) => return Ok(()),
+                None => {}
+            }
+            exported += 1;
+            progress.add(1);
+        }
+        let Some(next) = page["next"].as_str() else { break };
+        query = vec![("limit", EXPORT_PAGE.to_string()), ("after", next.to_owned())];
+    }
+    progress.end();
+    let Some((file, path)) = file.zip(output) else {
+        if !client.json {
+            eprintln!("exported {} writes", grouped(exported));
+        }
+        return Ok(());
+    };
+    let synced = file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
+    synced.map_err(|error| not_written(output, &error))?;
+    if client.json {
+        print_json(&json!({ "written": path, "writes": exported }));
+    } else {
+        print(&format!("exported {} writes to {}", grouped(exported), path.display()));
+    }
+    Ok(())
+}
+
+/// A new file, for its owner alone: writes may hold what not everybody should see.
+fn create(path: &Path) -> Result<io::BufWriter<std::fs::File>, Failure> {
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    opened.map(io::BufWriter::new).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::failed(format!(
+            "{} exists already and was left alone; name another file with --output",
+            path.display()
+        )),
+        _ => not_written(Some(path), &error),
+    })
+}
+
+fn not_written(path: Option<&Path>, error: &io::Error) -> Failure {
+    let path = path.unwrap_or(Path::new("standard output"));
+    Failure::failed(format!("{} could not be written: {error}", path.display()))
 }
 
 fn list(page: &Value) -> String {

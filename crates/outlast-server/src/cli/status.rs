@@ -1,48 +1,132 @@
 //! `outlast status`: first the answers to the questions that are asked in an incident.
 
 use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
+use clap::Args;
 use outlast::health::{ConnectionState, Level};
 use outlast::outage::Outage;
 use outlast::status::{LaneState, Status};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Exit;
 use super::client::Client;
-use super::output::{Failure, dead_letters, grouped, print, print_json, safe, size, span};
+use super::output::{Failure, dead_letters, grouped, print, print_json, print_line, safe, size, span};
+use crate::config::units;
 
 #[derive(Deserialize)]
 struct Outages {
     outages: Vec<Outage>,
 }
 
-/// Prints how things stand. Ends with 1 when no writes are accepted.
-pub(super) async fn run(client: Client) -> Result<(), Failure> {
-    let raw = client.get("/v1/queue", &[]).await?;
-    let raw_outages = client.get("/v1/outages", &[]).await?;
-    let not_ours =
-        |error: serde_json::Error| Failure::failed(format!("the server's answer is not understood: {error}"));
-    let status: Status = serde_json::from_value(raw.clone()).map_err(not_ours)?;
-    let Outages { outages } = serde_json::from_value(raw_outages).map_err(not_ours)?;
-    if client.json {
-        let mut body = raw;
-        body["lost_writes"] = json!(lost(&outages));
-        print_json(&body);
-    } else {
-        print(&in_words(&status, &outages));
+#[derive(Debug, Args)]
+pub(super) struct StatusArguments {
+    /// Look again and again, until interrupted: redrawn on a terminal, a line per look elsewhere
+    #[arg(long)]
+    watch: bool,
+    /// Pause between two looks
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = units::parse_duration)]
+    interval: Duration,
+}
+
+/// How things stand at one moment.
+pub(super) struct Picture {
+    pub(super) status: Status,
+    outages: Vec<Outage>,
+    raw: Value,
+}
+
+impl Picture {
+    pub(super) async fn take(client: &Client) -> Result<Self, Failure> {
+        let raw = client.get("/v1/queue", &[]).await?;
+        let raw_outages = client.get("/v1/outages", &[]).await?;
+        let not_ours = |error: serde_json::Error| {
+            Failure::failed(format!("the server's answer is not understood: {error}"))
+        };
+        let status = serde_json::from_value(raw.clone()).map_err(not_ours)?;
+        let Outages { outages } = serde_json::from_value(raw_outages).map_err(not_ours)?;
+        Ok(Self { status, outages, raw })
     }
-    if status.accepting { Ok(()) } else { Err(Failure::new(Exit::Failed, "")) }
+
+    /// Acknowledged writes that were lost: anything but 0 is a broken promise.
+    pub(super) fn lost(&self) -> u64 {
+        self.outages.iter().map(|outage| outage.lost).sum()
+    }
+
+    fn as_json(&self) -> Value {
+        let mut body = self.raw.clone();
+        body["lost_writes"] = json!(self.lost());
+        body
+    }
 }
 
-fn lost(outages: &[Outage]) -> u64 {
-    outages.iter().map(|outage| outage.lost).sum()
+/// Prints how things stand. Ends with 1 when no writes are accepted.
+pub(super) async fn run(client: &Client, arguments: &StatusArguments) -> Result<(), Failure> {
+    if arguments.watch {
+        return watch(client, arguments.interval).await;
+    }
+    let picture = Picture::take(client).await?;
+    if client.json {
+        print_json(&picture.as_json());
+    } else {
+        print(&in_words(&picture));
+    }
+    if picture.status.accepting { Ok(()) } else { Err(Failure::new(Exit::Failed, "")) }
 }
 
-fn in_words(status: &Status, outages: &[Outage]) -> String {
+/// Until it is interrupted, or nobody reads any more. A server that is away is part of the picture.
+async fn watch(client: &Client, interval: Duration) -> Result<(), Failure> {
+    let screen = !client.json && std::io::stdout().is_terminal();
+    loop {
+        let now = format!("{:.3}", jiff::Timestamp::now());
+        let shown = match Picture::take(client).await {
+            Ok(picture) if client.json => picture.as_json().to_string(),
+            Ok(picture) if screen => format!("{}, {now}\n\n{}", client.base(), in_words(&picture)),
+            Ok(picture) => format!("{now} {}", in_a_line(&picture)),
+            Err(failure) if failure.exit != Exit::Unreachable => return Err(failure),
+            Err(failure) if client.json => json!({ "unreachable": failure.message }).to_string(),
+            Err(failure) => format!("{now} {}", failure.message),
+        };
+        let written = if screen { redraw(&shown) } else { print_line(&shown) };
+        if !written {
+            return Ok(());
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+/// Over what stood there, line by line, so that nothing flickers.
+fn redraw(text: &str) -> bool {
+    let mut frame = String::from("\x1b[H");
+    for line in text.lines() {
+        let _ = write!(frame, "{line}\x1b[K\r\n");
+    }
+    frame.push_str("\x1b[J");
+    let mut out = std::io::stdout().lock();
+    out.write_all(frame.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+fn in_a_line(picture: &Picture) -> String {
+    let status = &picture.status;
+    let accepting = if status.accepting { "accepting writes" } else { "NOT accepting writes" };
+    format!(
+        "{accepting}; lost: {}; database {}; delivery {}; {} wait, {}; clear: {}",
+        lost_words(picture),
+        status.database.name(),
+        safe(&lane(&status.lane), 60),
+        grouped(status.queue.writes),
+        size(status.queue.bytes),
+        clear(status)
+    )
+}
+
+fn in_words(picture: &Picture) -> String {
+    let status = &picture.status;
     let mut text = String::new();
     let _ = writeln!(text, "Accepting writes: {}", accepting(status));
-    let _ = writeln!(text, "Lost writes:      {}", lost_words(status, outages));
+    let _ = writeln!(text, "Lost writes:      {}", lost_words(picture));
     let _ = writeln!(text, "Queue clear:      {}", clear(status));
     text.push('\n');
     let _ =
@@ -99,8 +183,8 @@ fn accepting(status: &Status) -> String {
     }
 }
 
-fn lost_words(status: &Status, outages: &[Outage]) -> String {
-    match (lost(outages), status.accounting_holds) {
+fn lost_words(picture: &Picture) -> String {
+    match (picture.lost(), picture.status.accounting_holds) {
         (0, true) => "none".to_owned(),
         (0, false) => "UNKNOWN: the accounting identity does not hold".to_owned(),
         (lost, _) => format!("{} (see /v1/outages and the server's log lines)", grouped(lost)),

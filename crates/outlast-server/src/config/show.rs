@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::load::Loaded;
-use super::settings::{Config, SECTIONS, SETTINGS, Setting, variable};
+use super::settings::{Config, SECTIONS, SETTINGS, Setting, find, variable};
+use super::suggest::nearest;
 use super::value::{HIDDEN, Slot};
 
 /// Each setting with its value and where that came from, one a line. Secrets are hidden.
@@ -34,6 +35,49 @@ pub fn as_json(loaded: &Loaded) -> Value {
         (setting.key.to_owned(), json!({ "value": value, "source": source }))
     });
     Value::Object(members.collect::<Map<_, _>>())
+}
+
+/// What one setting means, for a person and for a program.
+pub struct Explanation {
+    /// In words.
+    pub text: String,
+    /// As a JSON object.
+    pub json: Value,
+}
+
+/// Explains a setting: its meaning, what it takes, its default, and where its value came from. Without `loaded` (the
+/// configuration is wrong) the present value is left out.
+///
+/// # Errors
+/// A sentence with the nearest name, when there is no such setting.
+pub fn explain(key: &str, loaded: Option<&Loaded>) -> Result<Explanation, String> {
+    let Some(setting) = find(key) else {
+        let near = nearest(key, SETTINGS.iter().map(|setting| setting.key)).map_or_else(
+            || "; `outlast config show` lists all".to_owned(),
+            |near| format!("; did you mean {near}?"),
+        );
+        return Err(format!("unknown setting {key}{near}"));
+    };
+    let mut default = Config::default();
+    let slot = (setting.slot)(&mut default);
+    let (kind, default, variable) = (slot.kind(), slot.show(), variable(key));
+    let mut text = String::new();
+    for row in wrapped(setting.help, 100) {
+        let _ = writeln!(text, "{row}");
+    }
+    let _ = writeln!(text, "\nTakes:    {}\nDefault:  {default}", kind.replace('`', ""));
+    let mut json =
+        json!({ "key": key, "help": setting.help, "takes": kind, "default": default, "variable": variable });
+    if let Some(loaded) = loaded {
+        let mut config = loaded.config.clone();
+        let (now, source) = ((setting.slot)(&mut config).show(), loaded.source(key).to_string());
+        let _ = writeln!(text, "Now:      {now}, from: {source}");
+        json["value"] = json!(now);
+        json["source"] = json!(source);
+    }
+    let (section, name) = key.split_once('.').unwrap_or(("", key));
+    let _ = writeln!(text, "Set by:   {name} in [{section}] of the file, {variable}, or --set {key}=VALUE");
+    Ok(Explanation { text, json })
 }
 
 fn line(setting: &Setting, config: &mut Config) -> String {
@@ -110,6 +154,8 @@ Every setting has a default, so an empty configuration runs. A value comes from 
 4. the default.
 
 `outlast config show` prints every value with its source, `outlast config init` writes a commented `outlast.toml`.
+`outlast config explain KEY` tells what a setting means and who set it, `outlast config check` tries what a start would
+refuse.
 A name that is not a setting is an error with its place and a suggestion, never ignored. Every mistake is reported at
 once, and the process ends with code 78.
 

@@ -9,10 +9,10 @@ use outlast::Sequence;
 use outlast::offline::{Exported, OfflineError, Queue, Selection};
 use serde_json::{Value, json};
 
-use super::progress::Progress;
 use super::{Choice, failure};
 use crate::cli::arguments::Global;
 use crate::cli::output::{Failure, grouped, print, print_json, safe, table};
+use crate::cli::progress::Progress;
 use crate::cli::queue::{text, what};
 
 /// What the flags choose; without any `all`, or what waits.
@@ -42,7 +42,7 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let queue = Queue::look(directory).map_err(|error| failure(&error))?;
     // Read once to know the fates, and once to tell them.
-    let progress = Progress::new(global, "exporting", queue.bytes() * 2);
+    let progress = Progress::bytes(global.json, "exporting", queue.bytes() * 2);
     let mut add = |bytes| progress.add(bytes);
     let exported = match output {
         None => queue.export(selection, &mut io::stdout().lock(), &mut add),

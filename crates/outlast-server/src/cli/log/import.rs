@@ -9,10 +9,10 @@ use outlast::offline::{self, How, ImportError, Mapping};
 use outlast::options::Options;
 use serde_json::json;
 
-use super::progress::Progress;
 use crate::cli::Exit;
 use crate::cli::arguments::{Global, inputs};
 use crate::cli::output::{Failure, grouped, print, print_json};
+use crate::cli::progress::Progress;
 use crate::config;
 
 pub(super) fn run(global: &Global, file: &Path, directory: Option<&Path>, how: How) -> Result<(), Failure> {
@@ -20,7 +20,7 @@ pub(super) fn run(global: &Global, file: &Path, directory: Option<&Path>, how: H
     let mut file = open(file)?;
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
     // Read once to be checked, and once to be imported.
-    let progress = Progress::new(global, "importing", bytes * 2);
+    let progress = Progress::bytes(global.json, "importing", bytes * 2);
     let mut out = io::stdout().lock();
     let mut mapped = |mapping: Mapping| {
         if global.json {

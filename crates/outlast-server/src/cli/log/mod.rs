@@ -2,7 +2,6 @@
 
 mod export;
 mod import;
-mod progress;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +14,8 @@ use serde_json::json;
 use super::Exit;
 use super::arguments::{Global, inputs};
 use super::output::{Failure, print, print_json};
+use super::progress::Progress;
 use crate::config;
-use progress::Progress;
 
 /// In each the directory is that of `queue.directory` if none is named.
 #[derive(Debug, Subcommand)]
@@ -175,7 +174,7 @@ fn failure(error: &OfflineError) -> Failure {
 
 fn verify(global: &Global, directory: &Path) -> Result<(), Failure> {
     let queue = Queue::look(directory).map_err(|error| failure(&error))?;
-    let progress = Progress::new(global, "verifying", queue.bytes());
+    let progress = Progress::bytes(global.json, "verifying", queue.bytes());
     let report = queue.verify(&mut |bytes| progress.add(bytes)).map_err(|error| failure(&error))?;
     progress.end();
     tell(global, &report);
@@ -191,7 +190,7 @@ fn stat(global: &Global, directory: &Path) -> Result<(), Failure> {
 fn mend(global: &Global, directory: &Path, dry_run: bool) -> Result<(), Failure> {
     let bytes = Queue::look(directory).map_err(|error| failure(&error))?.bytes();
     let passes = if dry_run { 1 } else { 2 };
-    let progress = Progress::new(global, "repairing", bytes * passes);
+    let progress = Progress::bytes(global.json, "repairing", bytes * passes);
     let repaired =
         repair(directory, dry_run, &mut |bytes| progress.add(bytes)).map_err(|error| failure(&error))?;
     progress.end();

@@ -1,0 +1,166 @@
+//! [`Base`]: the database of a drill, which can be taken away and given back.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use url::Url;
+
+use super::proxy::Proxy;
+use crate::cli::Exit;
+use crate::cli::output::Failure;
+use crate::config::hide_password;
+
+pub(super) enum Base {
+    /// SQLite in the drill's own directory: away while the link to its folder leads elsewhere.
+    Embedded { directory: PathBuf },
+    /// A server of somebody's, behind a proxy: away while that cuts every connection.
+    Server { url: String, shown: String, proxy: Proxy },
+}
+
+/// The folder that holds the database, the file that stands for its absence, and the link that leads to one of them.
+const STORE: &str = "store";
+const NOTHING: &str = "nothing";
+const LINK: &str = "database";
+
+impl Base {
+    pub(super) fn embedded(directory: &Path) -> Result<Self, Failure> {
+        let base = Self::Embedded { directory: directory.to_owned() };
+        let made = fs::create_dir(directory.join(STORE))
+            .and_then(|()| fs::write(directory.join(NOTHING), ""))
+            .and_then(|()| point(directory, STORE));
+        made.map(|()| base).map_err(|error| Failure::failed(format!("{}: {error}", directory.display())))
+    }
+
+    /// Of the server that a URL names. Its port must be reachable.
+    pub(super) async fn server(url: &str) -> Result<Self, Failure> {
+        let (mut behind, upstream) = take_apart(url).map_err(|why| Failure::new(Exit::Usage, why))?;
+        let proxy = Proxy::start(upstream.clone()).await.map_err(|error| {
+            Failure::new(
+                Exit::Unreachable,
+                format!("the database at {upstream} could not be reached: {error}"),
+            )
+        })?;
+        let moved = behind.set_host(Some("127.0.0.1")).is_ok()
+            && behind.set_port(Some(proxy.address().port())).is_ok();
+        if !moved {
+            return Err(Failure::new(Exit::Usage, FORM));
+        }
+        Ok(Self::Server { url: behind.into(), shown: hide_password(url), proxy })
+    }
+
+    /// `database.url` for the drill's server.
+    pub(super) fn url(&self) -> String {
+        match self {
+            Self::Embedded { directory } => {
+                format!("sqlite://{}", directory.join(LINK).join("database.db").display())
+            }
+            Self::Server { url, .. } => url.clone(),
+        }
+    }
+
+    /// For people, without a password.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Embedded { .. } => "SQLite".to_owned(),
+            Self::Server { shown, .. } => shown.clone(),
+        }
+    }
+
+    pub(super) fn take_away(&self) -> Result<(), Failure> {
+        self.set_there(false)
+    }
+
+    pub(super) fn give_back(&self) -> Result<(), Failure> {
+        self.set_there(true)
+    }
+
+    /// Connections that were cut, where that is what takes it away.
+    pub(super) fn cut(&self) -> Option<u64> {
+        match self {
+            Self::Embedded { .. } => None,
+            Self::Server { proxy, .. } => Some(proxy.cut()),
+        }
+    }
+
+    fn set_there(&self, there: bool) -> Result<(), Failure> {
+        match self {
+            Self::Embedded { directory } => point(directory, if there { STORE } else { NOTHING })
+                .map_err(|error| Failure::failed(format!("{}: {error}", directory.display()))),
+            Self::Server { proxy, .. } => {
+                proxy.set_open(there);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Leads the link somewhere else in one step: a server that starts in between must not find nothing there, and make a
+/// database of its own.
+fn point(directory: &Path, target: &str) -> io::Result<()> {
+    let next = directory.join("next");
+    symlink(target, &next)?;
+    fs::rename(next, directory.join(LINK))
+}
+
+const FORM: &str = "--database takes postgres://USER:PASSWORD@HOST:5432/DATABASE or \
+                    surrealdb://USER:PASSWORD@HOST:8000/NAMESPACE/DATABASE, with one host";
+
+/// The URL, and the `HOST:PORT` in it.
+fn take_apart(text: &str) -> Result<(Url, String), String> {
+    // What cannot be read is not repeated: it may hold a password.
+    let url = Url::parse(text).map_err(|_| FORM.to_owned())?;
+    let port = match url.scheme() {
+        "postgres" | "postgresql" => 5432,
+        "surrealdb" => 8000,
+        "sqlite" => {
+            return Err(
+                "the drill takes the database away, so it makes an SQLite database of its own: leave --database out".into()
+            );
+        }
+        "surrealdbs" => return Err(NO_TLS.to_owned()),
+        _ => return Err(FORM.to_owned()),
+    };
+    if url.query_pairs().any(|(name, value)| name == "sslmode" && value.starts_with("verify")) {
+        return Err(NO_TLS.to_owned());
+    }
+    match url.host_str().filter(|host| !host.is_empty() && !host.contains([',', '%'])) {
+        Some(host) => {
+            let upstream = format!("{host}:{}", url.port().unwrap_or(port));
+            Ok((url, upstream))
+        }
+        None => Err(FORM.to_owned()),
+    }
+}
+
+const NO_TLS: &str = "the drill puts a proxy between, and a verified TLS connection rightly refuses that: name an address \
+                      without TLS";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_proxy_can_stand_in_front_of_is_taken() {
+        for (url, expected) in [
+            ("postgres://u:canary@h/d", "h:5432"),
+            ("postgresql://u@[::1]:6000/d?sslmode=prefer", "[::1]:6000"),
+            ("surrealdb://u:canary@h/n/d", "h:8000"),
+        ] {
+            assert_eq!(take_apart(url).unwrap().1, expected);
+        }
+        for (url, why) in [
+            ("sqlite://x.db", "of its own"),
+            ("surrealdbs://u:canary@h/n/d", "TLS"),
+            ("postgres://u:canary@h/d?sslmode=verify-full", "TLS"),
+            ("postgres://u:canary@h1,h2/d", "one host"),
+            ("postgres://u:canary@h1:1,h2:2/d", "one host"),
+            ("mysql://u:canary@h/d", "--database takes"),
+            ("canary", "--database takes"),
+        ] {
+            let said = take_apart(url).unwrap_err();
+            assert!(said.contains(why) && !said.contains("canary"), "{url}: {said}");
+        }
+    }
+}
