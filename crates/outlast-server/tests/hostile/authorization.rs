@@ -81,8 +81,8 @@ async fn every_route_times_every_credential_is_as_its_policy_says() {
             asked += 1;
             denied += u32::from(refused(route.policy, *role).is_some());
             // The only write that needs no body.
-            let deletes = route.method == "DELETE" && route.path.starts_with("/v1/records/");
-            deleted += u64::from(deletes && refused(route.policy, *role).is_none());
+            let is_delete = route.method == "DELETE" && route.path.starts_with("/v1/records/");
+            deleted += u64::from(is_delete && refused(route.policy, *role).is_none());
         }
     }
     println!("{asked} requests, {denied} of them denied");
