@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use outlast_log::{Mark, MarkKind, Sequence};
 
-use super::{Drainer, Flow, Row};
+use super::{Drainer, Flow, RETRY, Row};
 use crate::clock::now_ms;
 use crate::core::Core;
 use crate::database::{ApplyError, DatabaseError, LaneId, Position, Sequence64, TakeOverError};
@@ -144,6 +144,8 @@ impl Drainer {
         self.changes.drain(..excess);
         if !self.note_durably(at).await {
             (self.lanes, self.changes) = former;
+            // Not at once again and again: the disk may be full.
+            self.pause_for(RETRY).await;
             return Err(self.in_doubt(None));
         }
         self.rows = changed;

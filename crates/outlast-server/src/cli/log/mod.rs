@@ -112,7 +112,7 @@ pub(super) struct Choice {
     /// Everything that is in the files
     #[arg(long, conflicts_with_all = ["pending", "dead"])]
     all: bool,
-    /// How far the database is, if you have looked: the sequence in its table outlast_position, as it stands there or as
+    /// How far the database is, if you have looked: the (lowest) sequence in its table outlast_position, as it stands there or as
     /// 3-17 [default: as last noted in the log]
     #[arg(long, value_name = "SEQUENCE", value_parser = watermark)]
     watermark: Option<Sequence>,
