@@ -152,10 +152,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn only_our_own_log_is_moved_away_from_a_file_that_replaced_ours() {
         let directory = tempfile::tempdir().unwrap();
@@ -182,6 +183,7 @@ mod tests {
         assert_eq!(files.standing(&path).unwrap(), Standing::Gone);
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_new_database_belongs_to_its_owner_alone() {
         use std::os::unix::fs::PermissionsExt;
