@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fixture, after, collection, create, items, put, statement, until};
+use common::{Fixture, after, collection, create, items, put, statement};
 use outlast::Write;
 use outlast::database::{ApplyError, Database, DatabaseError, LaneId, Position, TakeOverError};
 use outlast_postgres::{Postgres, PostgresOptions};
+use outlast_testkit::eventually;
 use outlast_testkit::postgres::{PostgresServer, url};
 use outlast_testkit::proxy::{Faults, Mode, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,7 +50,7 @@ impl Proxied {
 
     /// Waits until more bytes than `sent` have gone to the server.
     async fn until_sent(&self, sent: u64) {
-        until("the request is at the server", || self.proxy.bytes_to_server() > sent).await;
+        eventually("the request is at the server", || self.proxy.bytes_to_server() > sent).await;
     }
 
     /// Waits until a session of this database runs a statement with these words.
@@ -58,7 +59,7 @@ impl Proxied {
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' \
              AND query LIKE '%{words}%' AND pid <> pg_backend_pid()"
         );
-        until("the statement runs", || self.db.query(&query) == "1").await;
+        eventually("the statement runs", || self.db.query(&query) == "1").await;
     }
 }
 
@@ -109,7 +110,7 @@ async fn a_healthy_batch_is_one_round_trip() {
     tokio::pin!(batch);
     let committed = async {
         world.until_sent(sent).await;
-        until("the batch is committed", || world.db.query("SELECT count(*) FROM a") == "2").await;
+        eventually("the batch is committed", || world.db.query("SELECT count(*) FROM a") == "2").await;
     };
     tokio::select! {
         () = &mut batch => panic!("an answer came through"),
@@ -128,7 +129,7 @@ async fn a_request_that_arrives_after_a_take_over_has_no_effect() {
     world.client.get(&collection("a"), &"1".parse().unwrap()).await.unwrap();
     world.proxy.set(Mode::BlackHole).await;
     let late = world.begin(&position, create("a", "1", "{}"));
-    until("the request is held", || Faults::count(&world.proxy.faults().swallowed) == 1).await;
+    eventually("the request is held", || Faults::count(&world.proxy.faults().swallowed) == 1).await;
     let taken = world.db.database.take_over(&world.db.lane, Some(&position), "other").await.unwrap();
     world.proxy.set(Mode::Pass).await;
     assert_eq!(late.await.unwrap(), Err(ApplyError::Moved { actual: Some(taken) }));
@@ -179,7 +180,7 @@ async fn a_dropped_call_leaves_no_connection_behind() {
     let connections = world.proxy.connections();
     world.proxy.set(Mode::HoldAnswers).await;
     let call = world.begin(&position, create("a", "1", "{}"));
-    until("its answer is held", || Faults::count(&world.proxy.faults().held) == 1).await;
+    eventually("its answer is held", || Faults::count(&world.proxy.faults().held) == 1).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     // Its answer must not be taken for that of the next call, which is sent before it comes.
@@ -188,7 +189,7 @@ async fn a_dropped_call_leaves_no_connection_behind() {
         let (client, lane) = (world.client.clone(), world.db.lane.clone());
         async move { client.position(&lane).await }
     });
-    until("the next call is sent", || world.proxy.bytes_to_server() > sent).await;
+    eventually("the next call is sent", || world.proxy.bytes_to_server() > sent).await;
     world.proxy.set(Mode::Pass).await;
     let found = next.await.unwrap().unwrap().unwrap();
     assert_eq!(found.sequence.0, after(&position, 1));
@@ -205,7 +206,7 @@ async fn a_call_dropped_in_the_middle_of_its_request_commits_nothing() {
     let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(30 << 20));
     world.proxy.set(Mode::BlackHole).await;
     let call = world.begin(&position, create("a", "1", &large));
-    until("the request has begun", || Faults::count(&world.proxy.faults().swallowed) > 0).await;
+    eventually("the request has begun", || Faults::count(&world.proxy.faults().swallowed) > 0).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     world.proxy.set(Mode::Pass).await;
@@ -253,7 +254,7 @@ async fn a_connection_that_was_ended_while_idle_is_not_used_for_a_batch() {
         if round % 2 == 0 {
             let cut = Faults::count(&world.proxy.faults().cut);
             world.proxy.cut();
-            until("the connection is cut", || Faults::count(&world.proxy.faults().cut) > cut).await;
+            eventually("the connection is cut", || Faults::count(&world.proxy.faults().cut) > cut).await;
         } else {
             world.db.query(
                 "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
@@ -328,7 +329,7 @@ async fn a_lock_that_somebody_holds_is_a_conflict_and_a_statement_without_end_is
     let other = client.take_over(&lane, None, "me").await.unwrap();
     let held = items(&other, vec![put("a", "1", "{}"), statement("SELECT pg_sleep(2)", "{}")]);
     let holding = tokio::spawn(async move { client.apply(&lane, &other, after(&other, 1), &held).await });
-    until("it sleeps", || db.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid() AND datname = current_database()") == "1").await;
+    eventually("it sleeps", || db.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid() AND datname = current_database()") == "1").await;
     let waiting = holder
         .database
         .apply(&holder.lane, &position, after(&position, 1), &items(&position, vec![put("a", "1", "{}")]))

@@ -7,6 +7,7 @@ mod common;
 use common::{after, create, items};
 use outlast::database::{ApplyError, Database, DatabaseError, LaneId};
 use outlast_postgres::{Postgres, PostgresOptions};
+use outlast_testkit::eventually;
 use outlast_testkit::postgres::{PostgresServer, url};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,10 +35,10 @@ async fn the_server_that_takes_writes_is_found_and_left_when_it_does_not_any_mor
     first.query("postgres", "SELECT pg_reload_conf()");
     let caught_up =
         || second.query("postgres", "SELECT count(*) FROM outlast_position WHERE sequence > 0") == "1";
-    common::until("the standby has it", caught_up).await;
+    eventually("the standby has it", caught_up).await;
     let next = after(&position, 1);
     let batch = items(&position, vec![create("a", "2", "{}")]);
-    common::until("sessions are read-only", || {
+    eventually("sessions are read-only", || {
         first.query("postgres", "SHOW default_transaction_read_only") == "on"
     })
     .await;

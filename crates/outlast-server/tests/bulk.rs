@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use outlast::{Operation, Refusal, RefusalKind, Write};
 use outlast_server::config::{Role, Token};
-use outlast_testkit::eventually;
 use outlast_testkit::faulty::Temper;
+use outlast_testkit::{eventually, found};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use support::{JSON, Server};
@@ -65,14 +65,10 @@ async fn run(server: &Server, id: &Value) -> Value {
 
 /// The run, once its state is as wished.
 async fn run_until(server: &Server, id: &Value, state: &str) -> Value {
-    for _ in 0..6000 {
-        let run = run(server, id).await;
-        if run["state"] == state {
-            return run;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never {state}: {}", run(server, id).await);
+    found(&format!("run {id} is {state}"), async || {
+        Some(run(server, id).await).filter(|run| run["state"] == state)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

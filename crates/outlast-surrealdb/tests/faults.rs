@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Fixture, NAMESPACE, after, collection, create, items, statement, until};
+use common::{Fixture, NAMESPACE, after, collection, create, items, statement};
 use futures_util::{SinkExt, StreamExt};
 use outlast::database::{ApplyError, Database, DatabaseError, LaneId, Position};
 use outlast_surrealdb::{SurrealDb, SurrealOptions};
+use outlast_testkit::eventually;
 use outlast_testkit::proxy::{Faults, Mode, Proxy};
 use outlast_testkit::surreal::{Storage, SurrealServer, free_port, url};
 use serde_json::json;
@@ -55,7 +56,7 @@ impl Proxied {
 
     /// Waits until more bytes than `sent` have gone to the server.
     async fn until_sent(&self, sent: u64) {
-        until("the request is at the server", || self.proxy.bytes_to_server() > sent).await;
+        eventually("the request is at the server", || self.proxy.bytes_to_server() > sent).await;
     }
 }
 
@@ -91,7 +92,7 @@ async fn a_request_that_arrives_after_a_take_over_has_no_effect() {
     let position = world.take_over().await;
     world.proxy.set(Mode::BlackHole).await;
     let late = world.begin(&position, create("a", "1", "{}"));
-    until("the request is held", || Faults::count(&world.proxy.faults().swallowed) == 1).await;
+    eventually("the request is held", || Faults::count(&world.proxy.faults().swallowed) == 1).await;
     let taken = world.db.database.take_over(&world.db.lane, Some(&position), "other").await.unwrap();
     world.proxy.set(Mode::Pass).await;
     assert_eq!(late.await.unwrap(), Err(ApplyError::Moved { actual: Some(taken) }));
@@ -145,7 +146,7 @@ async fn a_dropped_call_leaves_no_connection_behind() {
     let sent = world.proxy.bytes_to_server();
     let call = world.begin(&position, create("a", "1", "{}"));
     world.until_sent(sent).await;
-    until("its answer is held", || Faults::count(&world.proxy.faults().held) == 1).await;
+    eventually("its answer is held", || Faults::count(&world.proxy.faults().held) == 1).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     world.proxy.set(Mode::Pass).await;
@@ -179,7 +180,7 @@ async fn a_connection_that_was_cut_while_idle_is_not_used_for_a_batch() {
     for round in 1..=20 {
         let cut = Faults::count(&world.proxy.faults().cut);
         world.proxy.cut();
-        until("the connection is cut", || Faults::count(&world.proxy.faults().cut) > cut).await;
+        eventually("the connection is cut", || Faults::count(&world.proxy.faults().cut) > cut).await;
         let batch = items(&position, vec![create("a", &round.to_string(), "{}")]);
         let next = after(&position, 1);
         // The cut is counted a moment before the socket closes: an unlucky round may still be unknown, but it must

@@ -9,7 +9,7 @@ mod wait;
 mod rounds;
 
 pub use rounds::{minutes, rounds};
-pub use wait::{eventually, seeds};
+pub use wait::{eventually, found, seeds};
 
 pub mod conformance;
 

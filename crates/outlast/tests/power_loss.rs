@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::{PATIENT, World, counter, create, drained, id_of, increment, put};
 use outlast::{Error, Fate, Outcome, Outlast, Refusal, RefusalKind, Wait, WriteId};
 use outlast_testkit::disk::{Fault, FaultKind, Left, PowerLoss, SimulatedDisk};
-use outlast_testkit::eventually;
 use outlast_testkit::faulty::Temper;
+use outlast_testkit::{eventually, found};
 
 struct Machine {
     world: World,
@@ -72,13 +72,10 @@ impl Machine {
 }
 
 async fn is(outlast: &Outlast, id: WriteId, fate: Fate) {
-    for _ in 0..6000 {
-        if outlast.receipt(id).await.unwrap().status == fate {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("waited in vain until {id} is {fate:?}");
+    found(&format!("{id} is {fate:?}"), async || {
+        (outlast.receipt(id).await.unwrap().status == fate).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use outlast::database::{Applied, ApplyError, Database, Item, LaneId, Position};
 use outlast::{Collection, Document, RefusalKind, Sequence, Write, WriteId};
@@ -130,13 +129,4 @@ pub fn delete(table: &str, id: &str) -> Write {
 
 pub fn statement(text: &str, parameters: &str) -> Write {
     Write::statement(text, serde_json::from_str(parameters).unwrap(), Vec::new())
-}
-
-/// Waits for a state, at most ten seconds.
-pub async fn until(what: &str, mut reached: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !reached() {
-        assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outlast_testkit::eventually;
+use outlast_testkit::{eventually, found};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -130,11 +130,7 @@ async fn shown(to: SocketAddr) -> CertificateDer<'static> {
 }
 
 async fn wait_for(to: SocketAddr, name: &str) {
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while shown(to).await != certificate(name) {
-        assert!(std::time::Instant::now() < deadline, "{name} was never shown");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    found(&format!("{name} is shown"), async || (shown(to).await == certificate(name)).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

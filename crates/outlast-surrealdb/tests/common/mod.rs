@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use outlast::database::{Applied, ApplyError, Database, Item, LaneId, Position};
@@ -120,15 +119,6 @@ pub fn delete(table: &str, id: &str) -> Write {
 
 pub fn statement(text: &str, parameters: &str) -> Write {
     Write::statement(text, serde_json::from_str(parameters).unwrap(), Vec::new())
-}
-
-/// Waits for a state, at most ten seconds.
-pub async fn until(what: &str, mut reached: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !reached() {
-        assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 /// Where the rules of the test kit run.
