@@ -17,7 +17,8 @@ may lose what only those two had: nothing else.
 Where the code and this model differ: the model appends a parked chain again as a whole, the code piece by piece (see
 docs/decisions/0003-a-chain-is-appended-again-piece-by-piece.md). The model has one lane. With several each is this
 protocol with a row of its own; a write over several lanes checks and moves all their rows (docs/decisions/0021-lanes-go-in-rounds.md):
-the simulation of the whole system explores that.
+the simulation of the whole system explores that. A transaction that is sent behind another one (docs/decisions/0025-the-next-batch-is-sent-ahead.md)
+has one write here.
 """
 import subprocess
 import sys
@@ -38,10 +39,12 @@ BREAKS = {
     "overtake": "later writes to the record of a parked write go on",
     "no-heal": "a database behind the cursor is treated as nothing in doubt",
     "blind-retry": "after an unknown outcome the batch is sent again without looking",
+    "fate-beside-ahead": "a write is parked while a transaction that was sent behind its own may still be under way",
 }
 # Bugs that the default world is too small to show.
 WORLDS = {
     "mark-after": "--records 2",
+    "fate-beside-ahead": "--writes 3 --records 2 --faults kills=0,powers=0,backs=0,losses=0,refusals=1",
     "pass-undecided": "--writes 4 --records 2 --faults kills=0,powers=1,backs=0,losses=0,refusals=1",
 }
 broken = None
@@ -54,8 +57,9 @@ def record(entry):
 
 
 # An entry of the log: a write (seq, w, origin) or a mark ("parked" | "rejected", seq).
-# A transaction: (expected row, next seq, writes). Row of the database: (seq, generation, owner).
-State = namedtuple("State", """log durable epoch counter up cursor row_known inflight unknown waiting told acked
+# A transaction: (expected row, next seq, writes, their seqs). `ahead` was sent behind the one in flight, and expects the row that this one leaves.
+# Row of the database: (seq, generation, owner).
+State = namedtuple("State", """log durable epoch counter up cursor row_known inflight ahead unknown waiting told acked
                                db_row db_effects db_before txs submitted refusals kills powers backs losses""")
 
 
@@ -63,7 +67,7 @@ BUDGET = dict(refusals=1, kills=1, powers=1, backs=1, losses=2)
 
 
 def start():
-    return State(log=(), durable=0, epoch=1, counter=0, up=True, cursor=(0, 0), row_known=None, inflight=None, unknown=False,
+    return State(log=(), durable=0, epoch=1, counter=0, up=True, cursor=(0, 0), row_known=None, inflight=None, ahead=None, unknown=False,
                  waiting=frozenset(), told=frozenset(), acked=frozenset(),
                  db_row=None, db_effects=(), db_before=None, txs=frozenset(), submitted=0, **BUDGET)
 
@@ -108,12 +112,12 @@ def behind(log, entry):
                and fate(log, e[1]) == "parked" and not requeued(log, e[1]) for e in writes_in(log))
 
 
-def passes_only_decided(s, batch):
+def passes_only_decided(s, batch, cursor):
     """The watermark may pass what the batch applies and what has a durable mark; nothing else."""
     sent = {e[1] for e in batch}
     marked = {e[1] for e in s.log[:len(s.log) if broken == "mark-after" else s.durable] if e[0] in ("parked", "rejected")}
     return broken == "pass-undecided" or all(e[1] in sent or e[1] in marked
-                                             for e in writes_in(s.log) if s.cursor < e[1] <= batch[-1][1])
+                                             for e in writes_in(s.log) if cursor < e[1] <= batch[-1][1])
 
 
 def steps(s):
@@ -149,7 +153,7 @@ def steps(s):
             if broken == "no-generation" and r:
                 row = r
             applied = frozenset(e[2] for e in writes_in(s.log) if e[1] <= cursor and not fate(s.log, e[1]) and e[2] in s.waiting)
-            out.append(("take over", s._replace(cursor=cursor, row_known=row, db_row=row, inflight=None, unknown=False,
+            out.append(("take over", s._replace(cursor=cursor, row_known=row, db_row=row, inflight=None, ahead=None, unknown=False,
                                                 waiting=s.waiting - applied, acked=s.acked | applied)))
     # the drainer sends a batch of the first one or two pending writes
     if s.up and s.row_known and not s.inflight and not s.unknown:
@@ -157,9 +161,16 @@ def steps(s):
         for n in (1, 2):
             # a requeued write is durable under its new sequence before it is sent: its old entry is still in the log
             requeues_durable = all(s.log.index(e) < s.durable for e in p[:n] if e[3] is not None) or broken == "requeue-unsynced"
-            if len(p) >= n and requeues_durable and passes_only_decided(s, p[:n]):
+            if len(p) >= n and requeues_durable and passes_only_decided(s, p[:n], s.cursor):
                 tx = (s.row_known, p[n - 1][1], tuple(e[2] for e in p[:n]), tuple(e[1] for e in p[:n]))
                 out.append(("send %s" % (tx[2],), s._replace(inflight=tx, txs=s.txs | {tx})))
+    # and the next one behind it, before it is answered
+    if s.up and s.inflight and not s.ahead and not s.unknown:
+        p = [e for e in pending(s) if e[1] > s.inflight[1]][:1]
+        if p and (p[0][3] is None or s.log.index(p[0]) < s.durable) and passes_only_decided(s, p, s.inflight[1]):
+            row = (s.inflight[1],) + s.inflight[0][1:]
+            tx = (row, p[0][1], (p[0][2],), (p[0][1],))
+            out.append(("send ahead %s" % (tx[2],), s._replace(ahead=tx, txs=s.txs | {tx})))
     # the database decides about transactions
     for tx in s.txs:
         if s.db_row == tx[0]:
@@ -168,20 +179,26 @@ def steps(s):
                                    db_before=(s.db_row, s.db_effects) if s.db_before is None else s.db_before)
             if s.up and s.inflight == tx and not s.unknown:
                 got = frozenset(w for w in tx[2] if w in s.waiting)
-                out.append(("commit", committed._replace(cursor=tx[1], row_known=row, inflight=None, waiting=s.waiting - got, acked=s.acked | got)))
+                out.append(("commit", committed._replace(cursor=tx[1], row_known=row, inflight=s.ahead, ahead=None, waiting=s.waiting - got, acked=s.acked | got)))
                 if s.losses:
                     out.append(("commit, answer lost", committed._replace(unknown=True, losses=s.losses - 1)))
             else:
                 out.append(("late commit", committed))
         else:
-            out.append(("stale transaction dies", s._replace(txs=s.txs - {tx}, **({"unknown": True} if s.up and s.inflight == tx else {}))))
+            dead = s._replace(txs=s.txs - {tx})
+            if s.up and s.inflight == tx:
+                dead = dead._replace(unknown=True)
+            elif s.up and s.ahead == tx:
+                # it came before the one in front of it, or that one is refused: it is sent again
+                dead = dead._replace(ahead=None)
+            out.append(("stale transaction dies", dead))
     if s.up and s.inflight and not s.unknown:
         if s.losses:
             out.append(("connection lost, transaction maybe still under way", s._replace(unknown=True, losses=s.losses - 1)))
         # the database refuses the first write of the batch: certainly nothing committed
-        if s.refusals and s.inflight in s.txs:
+        if s.refusals and s.inflight in s.txs and (not s.ahead or broken == "fate-beside-ahead"):
             w, seq = s.inflight[2][0], s.inflight[3][0]
-            clear = s._replace(txs=s.txs - {s.inflight}, inflight=None, refusals=s.refusals - 1)
+            clear = s._replace(txs=s.txs - {s.inflight}, inflight=None, ahead=None, refusals=s.refusals - 1)
             if w in s.waiting:
                 # the mark is synced before the caller is told
                 marked = clear if broken == "no-rejected-mark" else append(clear, ("rejected", seq))
@@ -225,7 +242,7 @@ def steps(s):
         counter = last[1] if broken == "same-epoch" else 0
         unanswered = s.waiting  # their callers got no answer: free to be or not to be
         return s._replace(log=log, durable=len(log), epoch=epoch, counter=counter, cursor=(0, 0), row_known=None, inflight=None,
-                          unknown=False, waiting=frozenset())
+                          ahead=None, unknown=False, waiting=frozenset())
     if s.kills:
         out.append(("kill -9", restart(s, s.log, "kill")._replace(kills=s.kills - 1)))
     if s.powers:

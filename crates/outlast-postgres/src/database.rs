@@ -304,6 +304,11 @@ impl Database for Postgres {
         define_missing(&mut connection, self.create_collections, limits).await
     }
 
+    /// It waits for the row of the lane.
+    fn takes_ahead(&self) -> bool {
+        true
+    }
+
     /// As the last commit left it. What is still under way is decided by the take-over that follows, which waits for
     /// the row.
     async fn position(&self, lane: &LaneId) -> Result<Option<Position>, DatabaseError> {

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use outlast::database::{Applied, ApplyError, Item, LaneId, Position};
-use outlast::{Refusal, RefusalKind, Sequence};
+use outlast::{Collection, Refusal, RefusalKind, Sequence, WriteId};
 use rusqlite::ffi;
 
 use crate::connection::Open;
 use crate::failure::{self, Failure};
 use crate::keys::{self, Claim};
+use crate::operation::Insert;
 use crate::{operation, position};
 
 /// Why a batch stopped: before its end, or at the commit.
@@ -65,25 +66,53 @@ fn try_apply(
 /// Applies the writes inside an open transaction.
 fn write_all(open: &mut Open, batch: &[Item]) -> Result<Applied, (usize, Failure)> {
     let mut applied = Applied::default();
-    for (index, item) in batch.iter().enumerate() {
-        if open.is_over() {
-            return Err((index, Failure::Interrupted));
-        }
-        if let Some(key) = item.write.key() {
-            match keys::claim(open, key, item.id).map_err(|failure| (index, failure))? {
-                Claim::New => {}
-                Claim::Own => continue,
-                Claim::Duplicate(owner) => {
-                    applied.duplicates.push((index, owner));
-                    continue;
+    let mut index = 0;
+    for run in batch.chunk_by(|one, other| kind(one).is_some_and(|of_one| kind(other) == Some(of_one))) {
+        let in_batch = |(within, failure)| (index + within, failure);
+        match kind(&run[0]) {
+            Some((insert, collection)) => {
+                let rows = run.iter().flat_map(|item| item.write.operations()).filter_map(Insert::of);
+                let rows = rows.map(|(_, record, data)| (&record.id, data));
+                insert.all(open, collection, rows).map_err(in_batch)?;
+            }
+            None => {
+                for (within, item) in run.iter().enumerate() {
+                    let duplicate = write_one(open, item).map_err(|failure| in_batch((within, failure)))?;
+                    applied.duplicates.extend(duplicate.map(|owner| (index + within, owner)));
                 }
             }
         }
-        for step in item.write.operations() {
-            operation::run(open, step).map_err(|failure| (index, failure))?;
-        }
+        index += run.len();
     }
     Ok(applied)
+}
+
+/// A write that is one insert and nothing else, as most are: those that follow each other go together.
+fn kind(item: &Item) -> Option<(Insert, &Collection)> {
+    match item.write.operations() {
+        [operation] if item.write.key().is_none() => {
+            Insert::of(operation).map(|(insert, record, _)| (insert, &record.collection))
+        }
+        _ => None,
+    }
+}
+
+/// Tells the write that took effect in its place, if its key was used before.
+fn write_one(open: &mut Open, item: &Item) -> Result<Option<WriteId>, Failure> {
+    if open.is_over() {
+        return Err(Failure::Interrupted);
+    }
+    if let Some(key) = item.write.key() {
+        match keys::claim(open, key, item.id)? {
+            Claim::New => {}
+            Claim::Own => return Ok(None),
+            Claim::Duplicate(owner) => return Ok(Some(owner)),
+        }
+    }
+    for step in item.write.operations() {
+        operation::run(open, step)?;
+    }
+    Ok(None)
 }
 
 /// Nothing of the batch has been looked at: no write can be to blame.

@@ -199,6 +199,11 @@ impl Database for Sqlite {
         }
     }
 
+    /// One thread does one after the other.
+    fn takes_ahead(&self) -> bool {
+        true
+    }
+
     /// Read on the writing connection: what was sent before is decided by then.
     async fn position(&self, lane: &LaneId) -> Result<Option<Position>, DatabaseError> {
         let lane = lane.clone();

@@ -101,6 +101,7 @@ macro_rules! conformance {
             positions: only_one_of_several_take_overs_wins,
             positions: a_batch_prepared_before_a_take_over_has_no_effect,
             positions: a_take_over_and_a_batch_never_both_succeed,
+            positions: a_batch_sent_ahead_takes_effect_right_behind_the_one_in_front_or_not_at_all,
             positions: a_batch_at_another_sequence_generation_or_owner_has_no_effect,
             positions: lanes_do_not_touch_each_other,
             positions: a_batch_over_several_lanes_moves_all_of_them_or_none,

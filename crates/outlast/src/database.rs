@@ -184,6 +184,14 @@ pub trait Database: Send + Sync + 'static {
         usize::MAX
     }
 
+    /// Whether a transaction may be handed over ([`Database::apply_across`]) before the one in front of it is answered,
+    /// with the position that this one leaves: it waits for its turn, as far as it can, and takes effect only right
+    /// behind it. Where it is refused for having come too early (`Moved`, `Conflict`), it is handed over again. Default:
+    /// no.
+    fn takes_ahead(&self) -> bool {
+        false
+    }
+
     /// Reads the position of a lane; `None` when there is no row.
     ///
     /// # Errors

@@ -196,6 +196,21 @@ impl Feed {
         }
     }
 
+    /// What was read ahead.
+    pub(crate) fn ahead(&self) -> Option<&Read> {
+        self.ahead.as_ref()
+    }
+
+    /// Hands it out.
+    pub(crate) fn take_ahead(&mut self) -> Option<Read> {
+        self.ahead.take()
+    }
+
+    /// Takes back what it handed out last: it is handed out again.
+    pub(crate) fn give_back(&mut self, writes: Vec<Pending>) {
+        self.ahead = Some(Read { writes, ..Read::default() });
+    }
+
     /// The next writes in order, at most `count` and about `bytes`; empty when there is nothing more now.
     pub(crate) fn next(&mut self, count: usize, bytes: usize) -> Result<Read, ReadError> {
         if let Some(read) = self.ahead.take() {

@@ -1,7 +1,7 @@
 //! Positions, take-overs and the fence.
 
 use outlast::Sequence;
-use outlast::database::{ApplyError, LaneId, TakeOverError};
+use outlast::database::{ApplyError, Item, LaneId, Position, TakeOverError};
 
 use super::{Harness, World, assert_moved, assert_not_taken, can_race, create, put};
 
@@ -14,7 +14,7 @@ pub async fn a_lane_has_no_position_before_it_is_taken_over(harness: &dyn Harnes
     fresh.database.probe().await.unwrap();
     let lane = LaneId::new("q", 0);
     assert_eq!(fresh.database.position(&lane).await.unwrap(), None);
-    let expected = super::Position { sequence: super_sequence(0), generation: 1, owner: "o".into() };
+    let expected = Position { sequence: super_sequence(0), generation: 1, owner: "o".into() };
     assert_moved(fresh.database.apply(&lane, &expected, sequence(1), &[]).await, None);
     assert_not_taken(fresh.database.take_over(&lane, Some(&expected), "o").await, None);
     assert_eq!(fresh.database.position(&lane).await.unwrap(), None, "a refused take-over makes no row");
@@ -52,9 +52,9 @@ pub async fn a_take_over_of_a_changed_row_says_what_stands_there(harness: &dyn H
         Some(&world.position),
     );
     for wrong in [
-        super::Position { generation: world.position.generation + 1, ..world.position.clone() },
-        super::Position { owner: "nobody".into(), ..world.position.clone() },
-        super::Position { sequence: super_sequence(77), ..world.position.clone() },
+        Position { generation: world.position.generation + 1, ..world.position.clone() },
+        Position { owner: "nobody".into(), ..world.position.clone() },
+        Position { sequence: super_sequence(77), ..world.position.clone() },
     ] {
         assert_not_taken(
             world.database.take_over(&world.lane, Some(&wrong), "x").await,
@@ -144,17 +144,66 @@ pub async fn a_take_over_and_a_batch_never_both_succeed(harness: &dyn Harness) {
     }
 }
 
+pub async fn a_batch_sent_ahead_takes_effect_right_behind_the_one_in_front_or_not_at_all(
+    harness: &dyn Harness,
+) {
+    if !can_race(harness) {
+        return;
+    }
+    let mut world = World::new(harness).await;
+    world.apply([create("a", "taken", "{}")]).await;
+    let mut both = 0;
+    for round in 0..20 {
+        let refused = round % 4 == 3;
+        let mut front: Vec<Item> =
+            (0..round * 5).map(|filler| world.item(put("a", &format!("filler-{filler}"), "{}"))).collect();
+        let id = if refused { "taken".to_owned() } else { format!("front-{round}") };
+        front.push(world.item(create("a", &id, "{}")));
+        let behind = [world.item(create("a", &format!("behind-{round}"), "{}"))];
+        let start = world.position.clone();
+        let middle =
+            Position { sequence: super_sequence(start.sequence.0.as_u64() + 1), ..start.clone() };
+        let end = sequence(start.sequence.0.as_u64() + 2);
+        let (database, lane) = (&world.database, &world.lane);
+        let (in_front, ahead) = tokio::join!(
+            database.apply(lane, &start, middle.sequence.0, &front),
+            database.apply(lane, &middle, end, &behind),
+        );
+        match (&in_front, refused) {
+            (Ok(_), false) | (Err(ApplyError::Conflict(_)), _) => {}
+            (Err(ApplyError::Rejected { index, .. }), true) => assert_eq!(*index, front.len() - 1),
+            _ => panic!("round {round}: in front {in_front:?}"),
+        }
+        match &ahead {
+            Ok(_) => assert!(in_front.is_ok(), "round {round}: behind a batch without effect"),
+            Err(ApplyError::Moved { .. } | ApplyError::Conflict(_)) => {}
+            Err(error) => panic!("round {round}: ahead {error}"),
+        }
+        both += u32::from(ahead.is_ok());
+        let there = world.get("a", &format!("behind-{round}")).await.is_some();
+        assert_eq!(there, ahead.is_ok(), "round {round}: {ahead:?}");
+        world.position = world.stored_position().await.unwrap();
+        let expected = match (in_front.is_ok(), ahead.is_ok()) {
+            (true, true) => end,
+            (true, false) => middle.sequence.0,
+            (false, _) => start.sequence.0,
+        };
+        assert_eq!(world.position.sequence.0, expected, "round {round}");
+    }
+    assert!(both > 0 || !world.database.takes_ahead(), "nothing sent ahead ever waited for its turn");
+}
+
 pub async fn a_batch_at_another_sequence_generation_or_owner_has_no_effect(harness: &dyn Harness) {
     let mut world = World::new(harness).await;
     world.apply([create("a", "1", "{}")]).await;
     let items = [world.item(create("a", "2", "{}"))];
     let right = world.position.clone();
     for wrong in [
-        super::Position { sequence: super_sequence(0), ..right.clone() },
-        super::Position { sequence: super_sequence(2), ..right.clone() },
-        super::Position { generation: right.generation - 1, ..right.clone() },
-        super::Position { generation: right.generation + 1, ..right.clone() },
-        super::Position { owner: "Owner".into(), ..right.clone() },
+        Position { sequence: super_sequence(0), ..right.clone() },
+        Position { sequence: super_sequence(2), ..right.clone() },
+        Position { generation: right.generation - 1, ..right.clone() },
+        Position { generation: right.generation + 1, ..right.clone() },
+        Position { owner: "Owner".into(), ..right.clone() },
     ] {
         assert_moved(world.database.apply(&world.lane, &wrong, sequence(9), &items).await, Some(&right));
         assert_moved(world.database.apply(&world.lane, &wrong, sequence(9), &[]).await, Some(&right));

@@ -16,6 +16,8 @@ use super::{Content, Trace};
 
 /// How long a client of it waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a batch that waits for its turn looks.
+const LOOKS: Duration = Duration::from_micros(200);
 /// Snapshots to which it can go back.
 const SNAPSHOTS_MAX: usize = 12;
 
@@ -73,9 +75,18 @@ struct State {
     dice: fastrand::Rng,
     /// Raised when everything under way is lost with the server.
     crashes: u64,
-    /// Batches for whose answer somebody waits.
-    under_way: u64,
+    /// Batches for whose answer somebody waits, in the order in which they were sent.
+    under_way: Vec<UnderWay>,
+    batches: u64,
     fired: BTreeMap<&'static str, u64>,
+}
+
+/// A batch for whose answer somebody waits.
+struct UnderWay {
+    number: u64,
+    lanes: Vec<LaneId>,
+    /// The database has done its work.
+    done: bool,
 }
 
 /// What will become of a request.
@@ -107,7 +118,8 @@ impl SimulatedDatabase {
             snapshots: VecDeque::new(),
             dice: fastrand::Rng::with_seed(seed),
             crashes: 0,
-            under_way: 0,
+            under_way: Vec::new(),
+            batches: 0,
             fired: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), trace }
@@ -162,6 +174,15 @@ impl SimulatedDatabase {
         &self,
         work: impl FnOnce(&mut State) -> T + Send + 'static,
     ) -> Result<T, Lost> {
+        self.ask_in_turn(None, work).await
+    }
+
+    /// The same; the batch of this number waits for those of its lanes that were sent before it.
+    async fn ask_in_turn<T: Send + 'static>(
+        &self,
+        turn: Option<u64>,
+        work: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
         let Way { sent, there, back, arrives, answers, crashes } = self.lock().way();
         if !sent {
             tokio::time::sleep(there).await;
@@ -171,6 +192,9 @@ impl SimulatedDatabase {
         let database = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(there).await;
+            while turn.is_some_and(|number| database.lock().is_behind(number)) {
+                tokio::time::sleep(LOOKS).await;
+            }
             let result = {
                 let mut state = database.lock();
                 if !arrives || state.crashes != crashes {
@@ -223,12 +247,12 @@ impl SimulatedDatabase {
     }
 }
 
-/// Ends with whoever waits for the answer to a batch.
-struct Landed<'a>(&'a SimulatedDatabase);
+/// Ends with whoever waits for the answer to the batch of this number.
+struct Landed<'a>(&'a SimulatedDatabase, u64);
 
 impl Drop for Landed<'_> {
     fn drop(&mut self) {
-        self.0.lock().under_way -= 1;
+        self.0.lock().under_way.retain(|batch| batch.number != self.1);
     }
 }
 
@@ -238,6 +262,12 @@ impl Lost {
             Self::NotSent => "connection refused".to_owned(),
             Self::NoAnswer => "no answer".to_owned(),
         }
+    }
+}
+
+impl UnderWay {
+    fn shares(&self, lanes: &[LaneId]) -> bool {
+        self.lanes.iter().any(|lane| lanes.contains(lane))
     }
 }
 
@@ -252,6 +282,29 @@ impl State {
             self.count(fault);
         }
         happens
+    }
+
+    /// Notes a batch; tells its number, and whether it will wait for its turn or, as the dice have it, may overtake.
+    fn send(&mut self, rows: &[(LaneId, Position)]) -> (u64, bool) {
+        self.batches += 1;
+        let lanes: Vec<LaneId> = rows.iter().map(|(lane, _)| lane.clone()).collect();
+        if !self.under_way.is_empty() {
+            let ahead = self.under_way.iter().any(|batch| batch.shares(&lanes));
+            self.count(if ahead { "sent ahead" } else { "batches at once" });
+        }
+        self.under_way.push(UnderWay { number: self.batches, lanes, done: false });
+        (self.batches, self.dice.bool())
+    }
+
+    fn is_behind(&self, number: u64) -> bool {
+        let Some(at) = self.under_way.iter().position(|batch| batch.number == number) else { return false };
+        self.under_way[..at].iter().any(|batch| !batch.done && batch.shares(&self.under_way[at].lanes))
+    }
+
+    fn done(&mut self, number: u64) {
+        if let Some(batch) = self.under_way.iter_mut().find(|batch| batch.number == number) {
+            batch.done = true;
+        }
     }
 
     /// What will become of the next request.
@@ -339,6 +392,11 @@ impl Database for SimulatedDatabase {
         self.read(|_| ()).await
     }
 
+    /// Requests overtake each other, too.
+    fn takes_ahead(&self) -> bool {
+        true
+    }
+
     async fn position(&self, lane: &LaneId) -> Result<Option<Position>, DatabaseError> {
         let lane = lane.clone();
         self.read(move |content| content.position(lane.as_str()).cloned()).await
@@ -371,17 +429,12 @@ impl Database for SimulatedDatabase {
     ) -> Result<Applied, ApplyError> {
         let (rows, batch) = (rows.to_vec(), batch.to_vec());
         let trace = self.trace.clone();
-        {
-            let mut state = self.lock();
-            state.under_way += 1;
-            if state.under_way > 1 {
-                state.count("batches at once");
-            }
-        }
-        let _landed = Landed(self);
-        let answer = self.ask(move |state| {
+        let (number, waits) = self.lock().send(&rows);
+        let _landed = Landed(self, number);
+        let answer = self.ask_in_turn(waits.then_some(number), move |state| {
             let known = state.content.effects.len();
             let applied = state.apply(&rows, next, &batch);
+            state.done(number);
             let effects = state.content.effects.get(known..).unwrap_or_default().join(" ");
             match &applied {
                 Ok(_) => trace.note(format_args!("database: up to {next}: {effects}")),

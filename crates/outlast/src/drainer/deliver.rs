@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Drainer, Flow};
 use crate::clock::now_ms;
-use crate::database::{Applied, ApplyError, Item};
+use crate::database::{Applied, ApplyError, Item, LaneId, Position};
 use crate::feed::{Pending, Read};
 use crate::lanes::place_of;
 use crate::ledger::keys_of;
@@ -20,8 +20,8 @@ use crate::write::WriteId;
 const CONFLICTS_MAX: u32 = 20;
 
 /// What one lane applies in a round; or all of them together, when a write goes alone.
-struct Part {
-    lanes: Range<usize>,
+pub(super) struct Part {
+    pub(super) lanes: Range<usize>,
     /// The transaction under way.
     batch: Vec<Pending>,
     /// Waits until the batch in front of it is committed.
@@ -29,11 +29,42 @@ struct Part {
     /// Where the lane is when all of it is decided.
     end: Sequence,
     conflicts: u32,
+    /// It was sent behind another transaction, before that one was answered.
+    early: bool,
 }
 
 impl Part {
+    fn new(lanes: Range<usize>, batch: Vec<Pending>, end: Sequence) -> Self {
+        Self { lanes, batch, rest: Vec::new(), end, conflicts: 0, early: false }
+    }
+
+    /// Of the only lane, to be sent behind another one.
+    pub(super) fn behind(batch: Vec<Pending>, end: Sequence) -> Self {
+        Self { early: true, ..Self::new(0..1, batch, end) }
+    }
+
+    pub(super) fn into_writes(mut self) -> Vec<Pending> {
+        self.batch.append(&mut self.rest);
+        self.batch
+    }
+
+    /// Whether its one transaction is all of it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// An answer to what was sent early may come from a moment in which its turn had not come.
+    pub(super) fn in_its_turn(&mut self, answer: Result<Applied, ApplyError>) -> Result<Applied, ApplyError> {
+        match answer {
+            Err(ApplyError::Moved { .. }) if std::mem::take(&mut self.early) => {
+                Err(ApplyError::Conflict("it arrived before the one in front of it".to_owned()))
+            }
+            answer => answer,
+        }
+    }
+
     /// Where the lane is when the batch is committed.
-    fn next(&self) -> Sequence {
+    pub(super) fn next(&self) -> Sequence {
         match self.batch.last() {
             Some(last) if !self.rest.is_empty() => last.sequence,
             _ => self.end,
@@ -51,9 +82,9 @@ impl Part {
 }
 
 /// The database's answer to a batch, and how long it took.
-type Answered = (Result<Applied, ApplyError>, Duration);
+pub(super) type Answered = (Result<Applied, ApplyError>, Duration);
 /// A transaction under way.
-type Flight = Pin<Box<dyn Future<Output = Answered> + Send>>;
+pub(super) type Flight = Pin<Box<dyn Future<Output = Answered> + Send>>;
 
 impl Drainer {
     /// Decides about everything read, applies what may be sent, and moves the watermarks over all of it.
@@ -83,8 +114,15 @@ impl Drainer {
     /// One round: each lane applies what is its own, all at once. It ends when every write is decided, or one is in
     /// doubt and no transaction is under way any more.
     async fn apply(&mut self, writes: Vec<Pending>, end: Sequence) -> Result<(), Flow> {
-        let mut flights: Vec<(Part, Flight)> = Vec::with_capacity(self.rows.len());
-        for mut part in self.parts(writes, end) {
+        let mut parts = self.parts(writes, end);
+        if self.rows.len() == 1
+            && let Some(mut part) = parts.pop()
+        {
+            let flight = self.send(&mut part, Duration::ZERO)?;
+            return self.apply_in_chain(part, flight).await;
+        }
+        let mut flights: Vec<(Part, Flight)> = Vec::with_capacity(parts.len());
+        for mut part in parts {
             let flight = self.send(&mut part, Duration::ZERO)?;
             flights.push((part, flight));
         }
@@ -101,7 +139,7 @@ impl Drainer {
                 None => first_of(&mut flights).await,
             };
             let (part, _) = flights.swap_remove(index);
-            self.core.metrics.attempt(result_name(&answer), took);
+            self.note_attempt(&answer, took);
             match self.answered(part, answer, took, broken.is_some()).await {
                 Ok(Some((mut part, pause))) => match self.send(&mut part, pause) {
                     Ok(flight) => flights.push((part, flight)),
@@ -114,24 +152,22 @@ impl Drainer {
         if let Some(flow) = broken {
             return Err(flow);
         }
-        if self.rows.len() > 1 {
-            // Also those that had nothing to do.
-            self.core.reach_at_least(end);
-            self.core.ledger().chains.dissolve(self.core.cursor());
-        }
+        // Also those that had nothing to do.
+        self.core.reach_at_least(end);
+        self.core.ledger().chains.dissolve(self.core.cursor());
         Ok(())
     }
 
     /// What each lane has to do. A round without writes moves the watermark of a lane that is the only one; those of
     /// several are brought up when there is time.
     fn parts(&self, writes: Vec<Pending>, end: Sequence) -> Vec<Part> {
-        let part = |lanes, batch| Part { lanes, batch, rest: Vec::new(), end, conflicts: 0 };
         let lanes = self.rows.len();
         let alone = writes.first().is_some_and(|first| place_of(&first.write, lanes).alone);
         if lanes == 1 || alone {
-            return vec![part(0..lanes, writes)];
+            return vec![Part::new(0..lanes, writes, end)];
         }
-        let mut parts: Vec<Part> = (0..lanes).map(|lane| part(lane..lane + 1, Vec::new())).collect();
+        let mut parts: Vec<Part> =
+            (0..lanes).map(|lane| Part::new(lane..lane + 1, Vec::new(), end)).collect();
         for pending in writes {
             parts[place_of(&pending.write, lanes).lane].batch.push(pending);
         }
@@ -140,23 +176,37 @@ impl Drainer {
     }
 
     /// Sends the batch of a part after a pause.
-    fn send(&self, part: &mut Part, pause: Duration) -> Result<Flight, Flow> {
-        part.split(self.core.database.batch_writes_max().max(1));
+    pub(super) fn send(&self, part: &mut Part, pause: Duration) -> Result<Flight, Flow> {
         let expected = self.expected(part.lanes.clone())?;
+        Ok(self.send_from(expected, part, pause))
+    }
+
+    /// The same from where the rows will stand when it arrives.
+    pub(super) fn send_from(
+        &self,
+        expected: Vec<(LaneId, Position)>,
+        part: &mut Part,
+        pause: Duration,
+    ) -> Flight {
+        part.split(self.core.database.batch_writes_max().max(1));
         let (database, next) = (self.core.database.clone(), part.next());
         let items: Vec<Item> = part
             .batch
             .iter()
             .map(|pending| Item { id: pending.first, write: pending.write.clone() })
             .collect();
-        Ok(Box::pin(async move {
+        Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
             let started = Instant::now();
             let answer = database.apply_across(&expected, next, &items).await;
             (answer, started.elapsed())
-        }))
+        })
+    }
+
+    pub(super) fn note_attempt(&self, answer: &Result<Applied, ApplyError>, took: Duration) {
+        self.core.metrics.attempt(result_name(answer), took);
     }
 
     /// What the answer means for a part. Returns what of it is to be sent next, and after which pause. While the round
@@ -164,7 +214,7 @@ impl Drainer {
     ///
     /// A refusal counts only when everything before it is committed: seen from within a transaction it may rest on a
     /// write of the same batch that takes no effect in the end. So what stands before a refused write is committed first.
-    async fn answered(
+    pub(super) async fn answered(
         &mut self,
         mut part: Part,
         answer: Result<Applied, ApplyError>,
@@ -299,7 +349,7 @@ impl Drainer {
 
     /// Whether nothing is decided about these writes and nothing waits that they could overtake: the usual case, told by
     /// one look for the whole batch.
-    fn is_plain(&self, writes: &[Pending]) -> bool {
+    pub(super) fn is_plain(&self, writes: &[Pending]) -> bool {
         let ledger = self.core.ledger();
         match (writes.first(), writes.last()) {
             (Some(first), Some(last)) => {
@@ -371,7 +421,7 @@ fn first_of(flights: &mut [(Part, Flight)]) -> impl Future<Output = (usize, Answ
 }
 
 /// What a future has come to after one look at it.
-async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
+pub(super) async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     std::future::poll_fn(|context| match Pin::new(&mut future).poll(context) {
         Poll::Ready(output) => Poll::Ready(Some(output)),
         Poll::Pending => Poll::Ready(None),

@@ -4,6 +4,7 @@
 //! the database is and take the positions over; apply round after round until something is in doubt. In a round each
 //! lane has one transaction under way (decision 0021).
 
+mod ahead;
 mod backoff;
 mod commands;
 mod deliver;
@@ -252,9 +253,7 @@ impl Drainer {
             if let Err(flow) = self.deliver(read).await {
                 return flow;
             }
-            if self.core.cursor() >= self.backlog_end {
-                self.end_outage();
-            }
+            self.see_outage_end();
             self.let_callers_run(sent).await;
         }
     }
@@ -292,6 +291,12 @@ impl Drainer {
         let wait = due.map_or(HOUSEKEEPING, |due| Duration::from_millis(due.saturating_sub(now_ms()).max(1)));
         self.wait_for_news(wait.min(HOUSEKEEPING)).await;
         Ok(())
+    }
+
+    fn see_outage_end(&self) {
+        if self.core.cursor() >= self.backlog_end {
+            self.end_outage();
+        }
     }
 
     /// The backlog is drained: if an outage lasts and the database is back, it is over.

@@ -33,7 +33,7 @@ const SEEDS_TWICE: u64 = 20;
 /// Makes this program print the hashes of the lives that begin with this seed.
 const HASHES_FROM: &str = "OUTLAST_HASHES_FROM";
 /// What has to be seen in so many lives.
-const FAULTS: [&str; 25] = [
+const FAULTS: [&str; 26] = [
     "answer lost",
     "arrived late",
     "batches at once",
@@ -56,6 +56,7 @@ const FAULTS: [&str; 25] = [
     "refused",
     "refused, may pass",
     "request lost",
+    "sent ahead",
     "several lanes",
     "sync failed",
     "went back in time",
