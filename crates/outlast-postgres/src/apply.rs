@@ -181,9 +181,32 @@ impl<'a> Attempt<'a> {
                 Err(error) => return ApplyError::Unavailable(error.to_string()),
             }
         }
+        match self.advances().await {
+            Ok(true) => {
+                return ApplyError::Conflict(
+                    "the position was reached only after the batch had come".to_owned(),
+                );
+            }
+            Ok(false) => {}
+            Err(reason) => return ApplyError::Unavailable(reason),
+        }
         // Row-level security, or a trigger, keeps us from changing it.
         let rights = "the account may read but not change its row of the table outlast_position";
         ApplyError::Unavailable(rights.to_owned())
+    }
+
+    /// Whether the position can be moved now. Leaves nothing behind.
+    async fn advances(&mut self) -> Result<bool, String> {
+        let target = self.target;
+        let shapes = HashMap::new();
+        let block = Block::new(target, &[], &[], &shapes, Mode::Trial);
+        let Ok(Block { flight, .. }) = block else { return Ok(false) };
+        match self.connection.fly(flight, target.limits.deadline).await {
+            Ok(Landing::Done(_)) => Ok(true),
+            Ok(Landing::Failed(_, fault)) if fault.meaning() == Meaning::Missing => Ok(false),
+            Ok(Landing::Failed(_, fault)) => Err(fault.message),
+            Err(lost) => Err(lost.into_message()),
+        }
     }
 
     /// The write at `index` is refused without asking the database. One before it may be refused by that: then it is

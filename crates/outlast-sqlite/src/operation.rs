@@ -70,13 +70,7 @@ impl Insert {
     }
 
     /// Which constraint failed first is SQLite's choice: a record that exists is told as such.
-    fn refused(
-        self,
-        open: &Open,
-        collection: &Collection,
-        id: &RecordId,
-        error: rusqlite::Error,
-    ) -> Failure {
+    fn refused(self, open: &Open, collection: &Collection, id: &RecordId, error: rusqlite::Error) -> Failure {
         let duplicate = matches!(
             failure::code(&error),
             Some(

@@ -161,8 +161,7 @@ pub async fn a_batch_sent_ahead_takes_effect_right_behind_the_one_in_front_or_no
         front.push(world.item(create("a", &id, "{}")));
         let behind = [world.item(create("a", &format!("behind-{round}"), "{}"))];
         let start = world.position.clone();
-        let middle =
-            Position { sequence: super_sequence(start.sequence.0.as_u64() + 1), ..start.clone() };
+        let middle = Position { sequence: super_sequence(start.sequence.0.as_u64() + 1), ..start.clone() };
         let end = sequence(start.sequence.0.as_u64() + 2);
         let (database, lane) = (&world.database, &world.lane);
         let (in_front, ahead) = tokio::join!(
