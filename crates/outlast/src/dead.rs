@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use outlast_log::{Disk, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadItem, Retention, Sequence};
+use outlast_log::{
+    Disk, Entry, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadItem, Reader, Retention, Sequence,
+    Ticket,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::alike::without_own_values;
@@ -17,6 +20,8 @@ use crate::write::{Write, WriteId};
 pub(crate) const SEGMENT_BYTES: u64 = 4 << 20;
 /// Groups of reasons that a list shows.
 const GROUPS_MAX: usize = 100;
+/// A letter that stands further behind than this is looked up instead.
+const NEXT_MAX: u64 = 32;
 
 /// A dead letter as its log keeps it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -142,24 +147,55 @@ impl DeadLetterStore {
         Ok(())
     }
 
-    /// Takes a letter out: it was retried or discarded. Durable when this returns.
-    pub(crate) async fn take_out(&self, id: WriteId, kind: MarkKind) -> Result<(), Error> {
-        let Some(stored_at) = self.lock().live.get(&id).map(|slot| slot.stored_at) else { return Ok(()) };
-        self.mark(stored_at, kind).await?;
-        self.lock().remove(id);
-        self.give_space_back(stored_at);
-        Ok(())
+    /// Takes letters out: they were retried or discarded. Durable when this returns. Returns how many of the first that
+    /// are: for the others there was no space.
+    pub(crate) async fn take_out(&self, ids: &[WriteId], kind: MarkKind) -> Result<usize, Error> {
+        let (mut out, mut places, mut last) = (0, Vec::with_capacity(ids.len()), None);
+        for id in ids {
+            let stored_at = self.lock().live.get(id).map(|slot| slot.stored_at);
+            if let Some(stored_at) = stored_at {
+                match self.mark(stored_at, kind) {
+                    Ok(ticket) => last = Some(ticket),
+                    Err(error) if last.is_none() => return Err(error),
+                    Err(_) => break,
+                }
+                places.push((*id, stored_at));
+            }
+            out += 1;
+        }
+        let Some(last) = last else { return Ok(out) };
+        self.log.durable(last).await.map_err(|error| log_failed(&error))?;
+        let mut slots = self.lock();
+        for (id, _) in &places {
+            slots.remove(*id);
+        }
+        drop(slots);
+        if let Some(furthest) = places.iter().map(|(_, stored_at)| *stored_at).max() {
+            self.give_space_back(furthest);
+        }
+        Ok(out)
     }
 
-    /// Takes a letter out that stands in the main log again. Without space for a mark it is out all the same, and the
-    /// mark is owed: until then the main log must keep the entry, which tells a next start.
-    pub(crate) async fn retried(&self, id: WriteId) {
-        let Some(stored_at) = self.lock().live.get(&id).map(|slot| slot.stored_at) else { return };
-        if let Err(error) = self.take_out(id, MarkKind::Retried).await {
-            tracing::warn!(%error, write = %id, "that a dead letter was retried cannot be noted yet");
-            let mut slots = self.lock();
-            slots.remove(id);
-            slots.owed.push(stored_at);
+    /// Takes letters out that stand in the main log again. Without space for their marks they are out all the same, and
+    /// the marks are owed: until then the main log must keep the entries, which tell a next start.
+    pub(crate) async fn retried(&self, ids: &[WriteId]) {
+        let out = match self.take_out(ids, MarkKind::Retried).await {
+            Ok(out) if out == ids.len() => return,
+            Ok(out) => out,
+            Err(error) => {
+                tracing::debug!(%error, "no mark of a dead letter that was retried");
+                0
+            }
+        };
+        let left = &ids[out..];
+        tracing::warn!(letters = left.len(), "that dead letters were retried cannot be noted yet");
+        let mut slots = self.lock();
+        for id in left {
+            if let Some(slot) = slots.live.get(id) {
+                let stored_at = slot.stored_at;
+                slots.remove(*id);
+                slots.owed.push(stored_at);
+            }
         }
     }
 
@@ -167,7 +203,8 @@ impl DeadLetterStore {
     pub(crate) async fn pay(&self) -> bool {
         loop {
             let Some(stored_at) = self.lock().owed.last().copied() else { return true };
-            if self.mark(stored_at, MarkKind::Retried).await.is_err() {
+            let Ok(ticket) = self.mark(stored_at, MarkKind::Retried) else { return false };
+            if self.log.durable(ticket).await.is_err() {
                 return false;
             }
             self.lock().owed.retain(|owed| *owed != stored_at);
@@ -175,10 +212,10 @@ impl DeadLetterStore {
         }
     }
 
-    async fn mark(&self, stored_at: Sequence, kind: MarkKind) -> Result<(), Error> {
+    /// Not synced.
+    fn mark(&self, stored_at: Sequence, kind: MarkKind) -> Result<Ticket, Error> {
         let mark = Mark { kind, target: stored_at, time_ms: now_ms(), body: "{}".into() };
-        let ticket = self.log.mark(&mark).map_err(|error| log_failed(&error))?;
-        self.log.durable(ticket).await.map_err(|error| log_failed(&error))
+        self.log.mark(&mark).map_err(|error| log_failed(&error))
     }
 
     fn give_space_back(&self, stored_at: Sequence) {
@@ -217,12 +254,18 @@ impl DeadLetterStore {
         self.lock().live.iter().map(|(id, slot)| (*id, slot.sequence)).collect()
     }
 
+    /// Its last sequence in the main log.
+    pub(crate) fn sequence(&self, id: WriteId) -> Result<Sequence, Error> {
+        self.lock().live.get(&id).map(|slot| slot.sequence).ok_or_else(|| not_found(id))
+    }
+
     pub(crate) fn read(&self, id: WriteId) -> Result<Letter, Error> {
-        let stored_at = self.lock().live.get(&id).map(|slot| slot.stored_at);
-        let stored_at = stored_at.ok_or_else(|| Error::NotFound { what: format!("dead letter {id}") })?;
-        let entry = self.log.get(stored_at).map_err(|error| log_failed(&error))?;
-        let entry = entry.ok_or_else(|| Error::NotFound { what: format!("dead letter {id}") })?;
-        serde_json::from_str(&entry.body).map_err(|error| log_failed(&error))
+        self.reader().read(id)
+    }
+
+    /// For several letters, in the order of their ids.
+    pub(crate) fn reader(&self) -> Letters<'_> {
+        Letters { store: self, behind: None }
     }
 
     pub(crate) fn list(&self, filter: &DeadFilter) -> Result<DeadLetters, Error> {
@@ -244,9 +287,9 @@ impl DeadLetterStore {
         groups.truncate(GROUPS_MAX);
         let more = rest.len() > limit;
         rest.truncate(limit);
-        let mut letters = Vec::with_capacity(rest.len());
+        let (mut letters, mut reader) = (Vec::with_capacity(rest.len()), self.reader());
         for id in &rest {
-            match self.read(*id) {
+            match reader.read(*id) {
                 Ok(letter) => letters.push(letter.into_public()),
                 // It was retried or discarded while this page was read.
                 Err(Error::NotFound { .. }) => {}
@@ -276,6 +319,47 @@ impl DeadLetterStore {
     }
 }
 
+/// Reads letters one after the other. Those that stand behind each other, as most do that died behind each other, are
+/// read in one go.
+pub(crate) struct Letters<'a> {
+    store: &'a DeadLetterStore,
+    /// Stands behind the letter that was read last.
+    behind: Option<(Sequence, Reader)>,
+}
+
+impl Letters<'_> {
+    pub(crate) fn read(&mut self, id: WriteId) -> Result<Letter, Error> {
+        let stored_at = self.store.lock().live.get(&id).map(|slot| slot.stored_at);
+        let stored_at = stored_at.ok_or_else(|| not_found(id))?;
+        let entry = if let Some(entry) = self.next(stored_at) {
+            entry
+        } else {
+            let entry = self.store.log.get(stored_at).map_err(|error| log_failed(&error))?;
+            self.behind = Some((stored_at, self.store.log.reader(stored_at)));
+            entry.ok_or_else(|| not_found(id))?
+        };
+        serde_json::from_str(&entry.body).map_err(|error| log_failed(&error))
+    }
+
+    /// The entry, if it is one of the next.
+    fn next(&mut self, stored_at: Sequence) -> Option<Entry> {
+        let (behind, mut reader) = self.behind.take()?;
+        let distance =
+            stored_at.as_u64().checked_sub(behind.as_u64()).filter(|distance| *distance <= NEXT_MAX)?;
+        for _ in 0..distance {
+            match reader.next() {
+                Ok(Some(ReadItem::Entry(entry))) if entry.sequence < stored_at => {}
+                Ok(Some(ReadItem::Entry(entry))) if entry.sequence == stored_at => {
+                    self.behind = Some((stored_at, reader));
+                    return Some(entry);
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+}
+
 impl Letter {
     pub(crate) fn into_public(self) -> DeadLetter {
         DeadLetter {
@@ -287,6 +371,10 @@ impl Letter {
             operations: self.write.operations().to_vec(),
         }
     }
+}
+
+fn not_found(id: WriteId) -> Error {
+    Error::NotFound { what: format!("dead letter {id}") }
 }
 
 fn log_failed(error: &dyn std::fmt::Display) -> Error {

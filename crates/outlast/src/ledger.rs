@@ -200,6 +200,8 @@ pub(crate) struct Chains {
     /// By their age, so that chains return in a fixed order.
     by_id: BTreeMap<u64, Chain>,
     keys: HashMap<Key, u64>,
+    /// Which chain waits for a dead letter.
+    held: HashMap<WriteId, u64>,
     parked: u64,
 }
 
@@ -268,12 +270,14 @@ impl Chains {
         let id = self.chain_of(keys);
         if let Some(chain) = self.by_id.get_mut(&id) {
             chain.held_by.insert(letter);
+            self.held.insert(letter, id);
         }
     }
 
     /// The dead letter's fate is decided: what waits for it may go on.
     pub(crate) fn release(&mut self, letter: WriteId) {
-        for chain in self.by_id.values_mut() {
+        let chain = self.held.remove(&letter).and_then(|id| self.by_id.get_mut(&id));
+        if let Some(chain) = chain {
             chain.held_by.remove(&letter);
         }
     }
@@ -326,6 +330,9 @@ impl Chains {
         for other in ids.iter().skip(1).filter_map(|other| self.by_id.remove(other)) {
             for key in &other.keys {
                 self.keys.insert(*key, id);
+            }
+            for letter in &other.held_by {
+                self.held.insert(*letter, id);
             }
             chain.keys.extend(other.keys);
             chain.parked.extend(other.parked);

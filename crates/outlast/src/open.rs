@@ -25,6 +25,7 @@ use crate::write::WriteId;
 
 /// Events kept for a listener that is slow.
 const EVENTS_MAX: usize = 1024;
+const NO_SPACE: &str = "there is no space to note which dead letters were retried: free some space";
 /// Commands that may wait for the drainer.
 const COMMANDS_MAX: usize = 64;
 
@@ -192,6 +193,7 @@ async fn reconcile_dead_letters(core: &Core) -> Result<u64, OpenError> {
     let retained_after = core.log.retained_after();
     let mut marked = false;
     let mut strays = 0;
+    let mut retried = Vec::new();
     for (id, sequence) in core.dead.sequences() {
         let (requeued, is_dead) = {
             let ledger = core.ledger();
@@ -199,7 +201,7 @@ async fn reconcile_dead_letters(core: &Core) -> Result<u64, OpenError> {
             (ledger.is_requeued(sequence), is_dead)
         };
         if requeued {
-            core.dead.take_out(id, MarkKind::Retried).await?;
+            retried.push(id);
         } else if !is_dead && sequence > retained_after && matches!(core.log.get(sequence), Ok(None)) {
             // A mark would decide, in the books, a write that is not there.
             strays += 1;
@@ -213,6 +215,9 @@ async fn reconcile_dead_letters(core: &Core) -> Result<u64, OpenError> {
             let letter = core.dead.read(id)?;
             core.ledger().chains.hold(&keys_of(&letter.write), id);
         }
+    }
+    if core.dead.take_out(&retried, MarkKind::Retried).await? < retried.len() {
+        return Err(Error::LogFailed { reason: NO_SPACE.into(), outcome_unknown: false }.into());
     }
     let letters: std::collections::HashSet<Sequence> =
         core.dead.sequences().into_iter().map(|(_, sequence)| sequence).collect();

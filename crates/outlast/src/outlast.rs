@@ -1,5 +1,6 @@
 //! [`Outlast`]: the handle that a service holds.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::clock::{now_ms, rfc3339};
 use crate::core::Core;
 use crate::database::{Database, DatabaseError, ListQuery};
-use crate::drainer::{Command, CommandKind};
+use crate::drainer::{Command, CommandKind, Room, STEP_LETTERS_MAX};
 use crate::error::Error;
 use crate::event::Event;
 use crate::health::{HealthManager, Monitor};
@@ -20,10 +21,10 @@ use crate::options::Options;
 use crate::outage::Outage;
 use crate::record::{Collection, Document, RecordId};
 use crate::status::{
-    DeadFilter, DeadLetter, DeadLetters, DeadSelection, Decision, Fate, LaneState, Outcome, QueuedWrite,
-    Receipt, Status, Wait,
+    DeadFilter, DeadLetter, DeadLetters, DeadSelection, DeadStep, Decision, Fate, LaneState, Outcome,
+    QueuedWrite, Receipt, Status, Wait,
 };
-use crate::write::{Write, WriteId};
+use crate::write::{Operation, Write, WriteId};
 
 /// How long an operator's command waits for the drainer, which serves it between two transactions.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(15);
@@ -268,7 +269,9 @@ impl Outlast {
             (LaneState::Halted { halt: crate::status::Halt::Fenced, message }, _) => {
                 Err(Error::Conflict(message))
             }
-            (LaneState::Halted { .. }, Some(decision)) => self.command(CommandKind::Decide(decision)).await,
+            (LaneState::Halted { .. }, Some(decision)) => {
+                self.command(CommandKind::Decide(decision)).await.map(drop)
+            }
             (LaneState::Halted { message, .. }, None) => Err(Error::Conflict(message)),
             _ => {
                 self.core.set_lane_state(&LaneState::Running);
@@ -327,12 +330,39 @@ impl Outlast {
         blocking(move || core.dead.read(id).map(crate::dead::Letter::into_public)).await
     }
 
-    /// Appends a dead letter again, as the last of the log.
+    /// Appends a dead letter again, as the last of the log; also when the queue is full.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` while the position in the database is not known.
     pub async fn retry_dead_letter(&self, id: WriteId) -> Result<(), Error> {
-        self.command(CommandKind::RetryDead(id)).await
+        self.of_one(CommandKind::RetryDead { ids: vec![id], room: Room::Found }).await
+    }
+
+    /// As [`retry_dead_letter`](Outlast::retry_dead_letter), with other operations. The write keeps its id, its idempotency
+    /// key and its records: what it does to them may be another thing. Either the edited write waits, or the letter is as
+    /// it was.
+    ///
+    /// # Errors
+    /// `Invalid` and `TooLarge` for what a new write may not be either, and when it would write to other records;
+    /// `NotFound`; `Conflict` while the position in the database is not known.
+    pub async fn edit_dead_letter(&self, id: WriteId, operations: Vec<Operation>) -> Result<(), Error> {
+        let core = self.core.clone();
+        let letter = blocking(move || core.dead.read(id)).await?;
+        let write = letter.write.edited(operations)?;
+        self.core.database.check(&write)?;
+        self.core.body_of(&write)?;
+        self.command(CommandKind::EditDead { id, write: Arc::new(write) }).await.map(drop)
+    }
+
+    /// Appends the first of these dead letters again, in this order, as many as are done in one step: each step is two
+    /// syncs, however many they are. The drainer goes on between two steps. Unlike a single one, many must find room in
+    /// the queue.
+    ///
+    /// # Errors
+    /// `QueueFull` and `LogFailed` when not even the first could be; `Conflict` while the position in the database is not
+    /// known. Why single ones could not be is in [`DeadStep::failures`].
+    pub async fn retry_dead_letters(&self, ids: &[WriteId]) -> Result<DeadStep, Error> {
+        self.command(CommandKind::RetryDead { ids: step_of(ids), room: Room::Needed }).await
     }
 
     /// Gives up a dead letter.
@@ -340,7 +370,21 @@ impl Outlast {
     /// # Errors
     /// As [`retry_dead_letter`](Outlast::retry_dead_letter).
     pub async fn discard_dead_letter(&self, id: WriteId) -> Result<(), Error> {
-        self.command(CommandKind::DiscardDead(id)).await
+        self.of_one(CommandKind::DiscardDead(vec![id])).await
+    }
+
+    /// Gives up the first of these dead letters, as many as are done in one step, which is one sync.
+    ///
+    /// # Errors
+    /// As [`retry_dead_letters`](Outlast::retry_dead_letters).
+    pub async fn discard_dead_letters(&self, ids: &[WriteId]) -> Result<DeadStep, Error> {
+        self.command(CommandKind::DiscardDead(step_of(ids))).await
+    }
+
+    /// A step over a single letter.
+    async fn of_one(&self, kind: CommandKind) -> Result<(), Error> {
+        let failure = self.command(kind).await?.failures.pop();
+        failure.map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Outages, newest first, with the one that lasts.
@@ -410,7 +454,7 @@ impl Outlast {
         self.core.unavailable()
     }
 
-    async fn command(&self, kind: CommandKind) -> Result<(), Error> {
+    async fn command(&self, kind: CommandKind) -> Result<DeadStep, Error> {
         let unsure = || {
             Error::Conflict(
                 "fates are decided only while the position in the database is known: try again when the database answers".into(),
@@ -455,6 +499,12 @@ impl std::fmt::Debug for Outlast {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Outlast").field("queue", &self.core.log.queue_id()).finish_non_exhaustive()
     }
+}
+
+/// The letters of one step. It ends before one that comes again: the next step finds that it is none any more.
+fn step_of(ids: &[WriteId]) -> Vec<WriteId> {
+    let mut once = HashSet::new();
+    ids.iter().copied().take(STEP_LETTERS_MAX).take_while(|id| once.insert(*id)).collect()
 }
 
 /// Runs what reads files away from the runtime's threads.

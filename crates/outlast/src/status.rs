@@ -336,6 +336,15 @@ pub struct DeadSelection {
     pub mark: DeadMark,
 }
 
+/// How far one step over many dead letters came.
+#[derive(Debug, Clone, Default)]
+pub struct DeadStep {
+    /// So many of the first letters are done, or are among the failures. The rest is for the next step.
+    pub reached: usize,
+    /// Those that could not be done, and why.
+    pub failures: Vec<(WriteId, crate::error::Error)>,
+}
+
 /// A sequence as an integer, for places that order by it.
 pub fn write_id(sequence: Sequence) -> WriteId {
     WriteId(sequence)

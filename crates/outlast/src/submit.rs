@@ -30,18 +30,7 @@ impl Core {
         if let Some(outcome) = self.same_key(&write).await? {
             return Ok(outcome);
         }
-        let body = serde_json::to_string(&LoggedWriteRef { first: None, attempts: 0, write: &write })
-            .map_err(|error| {
-                crate::error::Invalid::new(format!("the write cannot be written as JSON: {error}"))
-            })?;
-        if body.len() as u64 > self.options.write_bytes_max {
-            return Err(Error::TooLarge {
-                what: "the write",
-                bytes: body.len() as u64,
-                bytes_max: self.options.write_bytes_max,
-                setting: "queue.write_bytes_max",
-            });
-        }
+        let body = self.body_of(&write)?;
         self.reserve(entry_bytes(&body)).await?;
         let (id, ticket, waiting) = self.append(write, &body, wait)?;
         let Some((waiting, at_most)) = waiting else {
@@ -65,6 +54,23 @@ impl Core {
             }),
             Some(Answer::Released) | None => self.queued(id, ticket).await,
         }
+    }
+
+    /// The write as the log keeps it, if it is not too large.
+    pub(crate) fn body_of(&self, write: &Write) -> Result<String, Error> {
+        let body =
+            serde_json::to_string(&LoggedWriteRef { first: None, attempts: 0, write }).map_err(|error| {
+                crate::error::Invalid::new(format!("the write cannot be written as JSON: {error}"))
+            })?;
+        if body.len() as u64 > self.options.write_bytes_max {
+            return Err(Error::TooLarge {
+                what: "the write",
+                bytes: body.len() as u64,
+                bytes_max: self.options.write_bytes_max,
+                setting: "queue.write_bytes_max",
+            });
+        }
+        Ok(body)
     }
 
     /// Appends; `waiting` is the way in which the drainer will answer, when it is worth waiting.

@@ -1,5 +1,7 @@
 //! [`Write`]: one or more operations that take effect together, or not at all.
 
+use std::collections::BTreeSet;
+
 use outlast_log::Sequence;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -328,6 +330,33 @@ impl Write {
         }
         self.key = Some(IdempotencyKey { key: key.to_owned(), fingerprint: fingerprint(&self.operations) });
         Ok(self)
+    }
+
+    /// The same write with other operations. It keeps its idempotency key with the fingerprint of what its client sent: who
+    /// sends that again is told what became of it.
+    ///
+    /// # Errors
+    /// As [`Write::new`]; and when they write to other records: the order of a record would be lost.
+    pub(crate) fn edited(&self, operations: Vec<Operation>) -> Result<Self, Invalid> {
+        let edited = Self { key: self.key.clone(), ..Self::new(operations)? };
+        let records = |write: &Self| write.records().cloned().collect::<BTreeSet<_>>();
+        let (before, after) = (records(self), records(&edited));
+        if before == after {
+            return Ok(edited);
+        }
+        let named = |only: std::collections::btree_set::Difference<'_, RecordName>| {
+            only.map(|record| format!("{}/{}", record.collection, record.id)).collect::<Vec<_>>().join(", ")
+        };
+        let (left, added) = (named(before.difference(&after)), named(after.difference(&before)));
+        let what = match (left.as_str(), added.as_str()) {
+            (left, "") => format!("it would not write to {left} any more"),
+            ("", added) => format!("it would also write to {added}"),
+            (left, added) => format!("it would write to {added} instead of {left}"),
+        };
+        Err(Invalid::new(format!(
+            "an edited write keeps its records, so that their order is kept: {what}. To write to other records, discard \
+             the dead letter and send a new write"
+        )))
     }
 
     /// The operations, in order.

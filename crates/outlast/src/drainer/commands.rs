@@ -1,39 +1,60 @@
 //! What operators and clients ask of the drainer: it alone decides fates, and only while the position is known.
 
-use outlast_log::MarkKind;
+use std::sync::Arc;
+
+use outlast_log::{AppendError, MarkKind, Ticket};
 use tokio::sync::oneshot;
 
 use super::Drainer;
 use crate::core::Core;
+use crate::dead::Letter;
 use crate::error::Error;
-use crate::feed::NewWrite;
+use crate::feed::{ENVELOPE_BYTES, NewWrite};
 use crate::ledger::{Decided, MarkBody, keys_of};
-use crate::status::Decision;
-use crate::write::{LoggedWriteRef, WriteId};
+use crate::status::{DeadStep, Decision};
+use crate::write::{LoggedWriteRef, Write, WriteId};
+
+/// Most dead letters of one step: so long the drainer does nothing else.
+pub(crate) const STEP_LETTERS_MAX: usize = 500;
+/// A step ends behind the letter with which it has appended so many bytes.
+const STEP_BYTES_MAX: u64 = 4 << 20;
 
 /// A question to the drainer, with the way back for its answer.
 #[derive(Debug)]
 pub(crate) struct Command {
     pub kind: CommandKind,
-    pub reply: oneshot::Sender<Result<(), Error>>,
+    pub reply: oneshot::Sender<Result<DeadStep, Error>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum CommandKind {
     /// Give up a write that is not applied yet.
     Cancel(WriteId),
-    /// Give a dead letter another attempt.
-    RetryDead(WriteId),
-    /// Give up a dead letter.
-    DiscardDead(WriteId),
+    /// Give dead letters another attempt, in this order.
+    RetryDead { ids: Vec<WriteId>, room: Room },
+    /// Give a dead letter another attempt as this write: of the same records, under the same key.
+    EditDead { id: WriteId, write: Arc<Write> },
+    /// Give up dead letters.
+    DiscardDead(Vec<WriteId>),
     /// Go on from a halt.
     Decide(Decision),
 }
 
+/// Whether a retried letter must find room in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// By the thousand they would fill it: the limits hold for them.
+    Needed,
+    /// A single one goes back in, also when the queue is full: what operators do must be possible then.
+    Found,
+}
+
 impl Drainer {
-    /// Serves what has arrived.
+    /// Serves what has arrived. What comes meanwhile waits for the next time: whoever sends one command after the other
+    /// would keep everything else from being done.
     pub(super) async fn serve_commands(&mut self) {
-        while let Ok(command) = self.commands.try_recv() {
+        for _ in 0..self.commands.len() {
+            let Ok(command) = self.commands.try_recv() else { return };
             self.serve(command).await;
         }
     }
@@ -52,7 +73,7 @@ impl Drainer {
         }
         if let CommandKind::Decide(decision) = command.kind {
             let outcome = self.carry_out(decision).await.map_err(Error::Conflict);
-            let _ = command.reply.send(outcome);
+            let _ = command.reply.send(outcome.map(|()| DeadStep::default()));
             return;
         }
         if !self.certain {
@@ -60,10 +81,11 @@ impl Drainer {
             return;
         }
         let outcome = match command.kind {
-            CommandKind::Cancel(id) => self.core.discard(id).await,
-            CommandKind::RetryDead(id) => self.core.retry_dead(id).await,
-            CommandKind::DiscardDead(id) => self.core.discard_dead(id).await,
-            CommandKind::Decide(_) => Ok(()),
+            CommandKind::Cancel(id) => self.core.discard(id).await.map(|()| DeadStep::default()),
+            CommandKind::RetryDead { ids, room } => self.core.retry_dead(&ids, room).await,
+            CommandKind::EditDead { id, write } => self.core.edit_dead(id, write).await,
+            CommandKind::DiscardDead(ids) => self.core.discard_dead(&ids).await,
+            CommandKind::Decide(_) => Ok(DeadStep::default()),
         };
         self.core.fates_changed();
         let _ = command.reply.send(outcome);
@@ -137,13 +159,61 @@ impl Core {
         Ok(())
     }
 
-    /// Appends a dead letter again, then takes it out of the dead letters: a crash between the two is noticed at the
-    /// next start, by the entry's origin.
-    async fn retry_dead(&self, id: WriteId) -> Result<(), Error> {
+    /// Appends dead letters again, in this order, then takes them out of the dead letters: a crash between the two is
+    /// noticed at the next start, by the origins of the entries. One sync for all entries, and one for all marks.
+    async fn retry_dead(&self, ids: &[WriteId], room: Room) -> Result<DeadStep, Error> {
+        let mut step = DeadStep::default();
+        let (mut again, mut bytes, mut last) = (Vec::with_capacity(ids.len()), 0, None);
+        let mut letters = self.dead.reader();
+        for id in ids {
+            let appended = match letters.read(*id) {
+                Ok(letter) => self.append_letter(letter, None, room),
+                Err(error) => Err(NotAppended::Letter(error)),
+            };
+            match appended {
+                Ok((ticket, size)) => {
+                    again.push(*id);
+                    last = Some(ticket);
+                    bytes += size;
+                }
+                Err(NotAppended::Letter(error)) => step.failures.push((*id, error)),
+                Err(NotAppended::Any(error)) if step.reached == 0 => return Err(error),
+                // Whoever asks for the rest is told.
+                Err(NotAppended::Any(_)) => break,
+            }
+            step.reached += 1;
+            if bytes >= STEP_BYTES_MAX {
+                break;
+            }
+        }
+        if let Some(ticket) = last {
+            self.appended_again(&again, ticket).await?;
+        }
+        Ok(step)
+    }
+
+    /// As a retry, with another content.
+    async fn edit_dead(&self, id: WriteId, write: Arc<Write>) -> Result<DeadStep, Error> {
         let letter = self.dead.read(id)?;
-        let write = std::sync::Arc::new(letter.write);
+        let (ticket, _) = self.append_letter(letter, Some(write), Room::Found)?;
+        self.appended_again(&[id], ticket).await?;
+        tracing::info!(write = %id, "dead letter: edited");
+        Ok(DeadStep::default())
+    }
+
+    /// Appends the letter, with another content if it was edited; its chain and the books follow. Not synced.
+    fn append_letter(
+        &self,
+        letter: Letter,
+        edited: Option<Arc<Write>>,
+        room: Room,
+    ) -> Result<(Ticket, u64), NotAppended> {
+        let id = letter.id;
+        let write = edited.unwrap_or_else(|| Arc::new(letter.write));
         let logged = LoggedWriteRef { first: Some(id), attempts: 0, write: &write };
-        let body = serde_json::to_string(&logged).map_err(log_failed)?;
+        let body = serde_json::to_string(&logged).map_err(|error| NotAppended::Letter(log_failed(error)))?;
+        let bytes = (body.len() + ENVELOPE_BYTES) as u64;
+        self.take_back_in(bytes, room).map_err(NotAppended::Any)?;
         let keys = keys_of(&write);
         let new = NewWrite {
             body: &body,
@@ -154,42 +224,119 @@ impl Core {
             write,
         };
         let hold = self.options.hold_record_on_dead_letter;
-        let (_, ticket, ()) = self
-            .intake
-            .append(&self.log, new, |sequence| {
-                let mut ledger = self.ledger();
-                ledger.requeue(letter.sequence.0, sequence);
-                if hold {
-                    // What waited for it follows behind it, in order.
-                    ledger.chains.appended_again(id, sequence, &keys);
-                    ledger.chains.release(id);
-                }
-            })
-            .map_err(log_failed)?;
-        {
-            let mut book = self.book();
-            book.terms.dead = book.terms.dead.saturating_sub(1);
-            book.terms.pending += 1;
+        let appended = self.intake.append(&self.log, new, |sequence| {
+            let mut ledger = self.ledger();
+            ledger.requeue(letter.sequence.0, sequence);
+            if hold {
+                // What waited for it follows behind it, in order.
+                ledger.chains.appended_again(id, sequence, &keys);
+                ledger.chains.release(id);
+            }
+        });
+        match appended {
+            Ok((_, ticket, ())) => Ok((ticket, bytes)),
+            Err(error) => {
+                self.leave_out_again(bytes);
+                Err(match error {
+                    AppendError::TooLarge { .. } => NotAppended::Letter(log_failed(error)),
+                    error => NotAppended::Any(log_failed(error)),
+                })
+            }
         }
-        self.log.durable(ticket).await.map_err(log_failed)?;
-        self.dead.retried(id).await;
-        tracing::info!(write = %id, "dead letter: appended again");
+    }
+
+    /// They are durable, then they are no dead letters any more.
+    async fn appended_again(&self, ids: &[WriteId], last: Ticket) -> Result<(), Error> {
+        self.log.durable(last).await.map_err(log_failed)?;
+        self.dead.retried(ids).await;
+        told(ids, "appended again");
         Ok(())
     }
 
-    async fn discard_dead(&self, id: WriteId) -> Result<(), Error> {
-        let letter = self.dead.read(id)?;
-        self.dead.take_out(id, MarkKind::Discarded).await?;
+    /// In the books, a dead letter waits again.
+    fn take_back_in(&self, bytes: u64, room: Room) -> Result<(), Error> {
+        let mut book = self.book();
+        let writes = book.terms.pending + book.terms.parked;
+        let fits = writes < self.options.max_writes && book.bytes + bytes <= self.options.max_bytes;
+        if room == Room::Needed && !fits {
+            drop(book);
+            return Err(self.queue_full());
+        }
+        book.terms.dead = book.terms.dead.saturating_sub(1);
+        book.terms.pending += 1;
+        book.bytes += bytes;
+        Ok(())
+    }
+
+    fn leave_out_again(&self, bytes: u64) {
+        let mut book = self.book();
+        book.terms.dead += 1;
+        book.terms.pending = book.terms.pending.saturating_sub(1);
+        let left = book.bytes.saturating_sub(bytes);
+        book.set_bytes(left);
+    }
+
+    async fn discard_dead(&self, ids: &[WriteId]) -> Result<DeadStep, Error> {
+        let mut failures = Vec::new();
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.dead.sequence(*id) {
+                Ok(sequence) => found.push((*id, sequence)),
+                Err(error) => failures.push((*id, error)),
+            }
+        }
+        let there: Vec<WriteId> = found.iter().map(|(id, _)| *id).collect();
+        let out = self.dead.take_out(&there, MarkKind::Discarded).await?;
+        let reached = if out == there.len() {
+            ids.len()
+        } else {
+            // There was no space for the next mark.
+            ids.iter().take_while(|id| **id != there[out]).count()
+        };
+        found.truncate(out);
+        failures.retain(|(id, _)| ids[..reached].contains(id));
         {
             let mut ledger = self.ledger();
-            ledger.chains.release(id);
-            ledger.letter_discarded(letter.sequence.0);
+            for (id, sequence) in &found {
+                ledger.chains.release(*id);
+                ledger.letter_discarded(*sequence);
+            }
         }
         let mut book = self.book();
-        book.terms.dead = book.terms.dead.saturating_sub(1);
-        book.terms.discarded += 1;
+        book.terms.dead = book.terms.dead.saturating_sub(out as u64);
+        book.terms.discarded += out as u64;
         drop(book);
-        tracing::info!(write = %id, "dead letter: discarded");
-        Ok(())
+        told(&there[..out], "discarded");
+        Ok(DeadStep { reached, failures })
+    }
+}
+
+/// One line, also for many.
+fn told(ids: &[WriteId], what: &str) {
+    match ids {
+        [] => {}
+        [id] => tracing::info!(write = %id, "dead letter: {what}"),
+        [first, .., last] => {
+            tracing::info!(letters = ids.len(), %first, %last, "dead letters: {what}");
+            for id in ids {
+                tracing::debug!(write = %id, "dead letter: {what}");
+            }
+        }
+    }
+}
+
+/// Why a dead letter was not appended again.
+enum NotAppended {
+    /// It cannot be; others can.
+    Letter(Error),
+    /// No other could be either.
+    Any(Error),
+}
+
+impl From<NotAppended> for Error {
+    fn from(not: NotAppended) -> Self {
+        match not {
+            NotAppended::Letter(error) | NotAppended::Any(error) => error,
+        }
     }
 }

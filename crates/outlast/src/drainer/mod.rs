@@ -21,7 +21,7 @@ use outlast_log::{Failure, LogState, Retention, Sequence};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-pub(crate) use self::commands::{Command, CommandKind};
+pub(crate) use self::commands::{Command, CommandKind, Room, STEP_LETTERS_MAX};
 use self::lanes::rows;
 use self::ramp::Ramp;
 use self::refusals::Storm;
