@@ -174,6 +174,78 @@ async fn a_run_does_what_was_planned_in_the_order_of_ids_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_stops_a_run_and_nothing_is_lost() {
+    let server = Server::start_with(|config| {
+        config.outlast.max_attempts = 1;
+        config.outlast.storm_threshold = 10_000;
+        config.outlast.max_writes = 20;
+    })
+    .await;
+    server.database.judge(judge);
+    bury(&server, "taken", 0..15).await;
+    bury(&server, "taken", 15..30).await;
+    server.database.acquit();
+    server.outlast.pause(None).await.unwrap();
+    let begun = ask(&server, "retry", &json!({ "filter": {}, "confirm": 30 })).await.json();
+    let stopped = run_until(&server, &begun["id"], "stopped").await;
+    assert_eq!((&stopped["done"], &stopped["failed"]), (&json!(20), &json!(0)), "{stopped}");
+    let message = stopped["message"].as_str().unwrap();
+    assert!(
+        message.contains("the queue is full: 20 of 20 writes") && message.contains("as before"),
+        "{stopped}"
+    );
+    let accounting = server.outlast.status().accounting;
+    assert_eq!((accounting.pending, accounting.dead, accounting.holds()), (20, 10, true));
+
+    server.outlast.resume(None).await.unwrap();
+    assert!(server.outlast.drain(Duration::from_secs(30)).await.unwrap());
+    let begun = ask(&server, "retry", &json!({ "filter": {}, "confirm": 10 })).await.json();
+    run_until(&server, &begun["id"], "done").await;
+    assert!(server.outlast.drain(Duration::from_secs(30)).await.unwrap());
+    let accounting = server.outlast.status().accounting;
+    assert_eq!((accounting.applied, accounting.dead, accounting.holds()), (30, 0, true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_letter_is_queued_again_and_noted_without_its_content() {
+    let server = start().await;
+    let id = bury(&server, "odd", 7..8).await.remove(0);
+    let path = format!("/v1/dead-letters/{id}/edit");
+    let edit = async |operation: &str| {
+        server.json("POST", &path, &format!(r#"{{"operations":[{operation}]}}"#)).await
+    };
+    for (operation, why) in [
+        (r#"{"op":"put","collection":"odd","id":"8","data":{}}"#, "it would write to odd/8 instead of odd/7"),
+        (r#"{"op":"put","collection":"odd","id":"7","data":{},"dta":1}"#, "unknown field"),
+        (r#"{"op":"put","collection":"od-d","id":"7","data":{}}"#, "not a valid name"),
+        (r#"{"op":"statement","statement":"DELETE FROM odd"}"#, "statements are not taken"),
+        ("", "1 to 1000 operations"),
+    ] {
+        let problem = edit(operation).await.problem(400, "invalid-request");
+        assert!(problem.contains(why), "{operation}: {problem}");
+    }
+    let large = "x".repeat(server.outlast.options().write_bytes_max as usize - 70);
+    let large = format!(r#"{{"op":"put","collection":"odd","id":"7","data":{{"v":"{large}"}}}}"#);
+    edit(&large).await.problem(413, "too-large");
+    let absent = r#"{"operations":[{"op":"delete","collection":"odd","id":"7"}]}"#;
+    server.json("POST", "/v1/dead-letters/1-9999/edit", absent).await.problem(404, "not-found");
+    assert_eq!(server.outlast.status().accounting.dead, 1, "it is as it was");
+
+    server.database.acquit();
+    let exact = r#"{"op":"put","collection":"odd","id":"7","data":{"canary":18446744073709551617,"v":1.50}}"#;
+    let edited = edit(exact).await;
+    assert_eq!((edited.status, &edited.json()["id"]), (200, &json!(id)), "{edited:?}");
+    assert_eq!(server.get(&format!("/v1/writes/{id}?wait=30s")).await.json()["status"], "applied");
+    let record = server.get("/v1/records/odd/7").await.body;
+    assert!(record.contains(r#""canary":18446744073709551617"#) && record.contains("1.50"), "{record}");
+    let audit = server.get("/v1/audit").await.body;
+    assert!(!audit.contains("canary"), "{audit}");
+    let last = &serde_json::from_str::<Value>(&audit).unwrap()["entries"][0];
+    assert_eq!((&last["action"], &last["status"]), (&json!(format!("POST {path}")), &json!(200)));
+    assert!(last["request"].as_str().unwrap().ends_with(" bytes"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_is_told_as_events() {
     let server = start().await;
     bury(&server, "taken", 0..3).await;

@@ -1,5 +1,5 @@
-//! The dashboard in a real browser: healthy, an outage, draining, dead letters in two groups, both done away with in bulk,
-//! reports, settings; and as a reader, under a prefix. Needs `node`, `npm` and `chromium`; without them it is skipped, and
+//! The dashboard in a real browser: healthy, an outage, draining, dead letters in two groups, one edited, all done away with
+//! in bulk, reports, settings; and as a reader, under a prefix. Needs `node`, `npm` and `chromium`; without them it is skipped, and
 //! says so. With `OUTLAST_WRITE_DOCS=1` it writes the pictures of `docs/images/` anew.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -158,6 +158,13 @@ async fn an_operator_walks_through_an_incident() {
     bury(&api).await;
     let (first, second) = GROUPS;
     walk.step("dead", json!({ "first": first, "second": second }));
+    walk.step("edit", json!({ "first": first, "second": second }));
+    until("the edited one is applied", async || {
+        let reply = api.get("/v1/records/people/young0").await;
+        reply.text.contains("1.50").then_some(())
+    })
+    .await;
+    let first = first - 1;
     people(&database, "");
     walk.step("bulk", json!({ "first": first, "second": second }));
     let status = api.drained().await;

@@ -223,6 +223,33 @@ async fn a_dead_letter_is_there_after_a_power_loss() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_that_was_edited_and_one_that_was_retried_are_not_lost_in_a_power_loss() {
+    let mut machine = Machine::new(1);
+    machine.world.database.judge(|_| Some((Refusal::new(RefusalKind::Constraint, "no such parent"), false)));
+    let outlast = machine.open().await;
+    let mut dead = Vec::new();
+    for id in ["1", "2", "3"] {
+        dead.push(id_of(&outlast.submit(put("users", id, "{\"n\":1}"), Wait::No).await.unwrap()));
+    }
+    for id in &dead {
+        is(&outlast, *id, Fate::Dead).await;
+    }
+    machine.world.database.acquit();
+    machine.nobody_else_syncs().await;
+    outlast.pause(None).await.unwrap();
+    let step = outlast.retry_dead_letters(&dead[1..]).await.unwrap();
+    assert_eq!((step.reached, step.failures.len()), (2, 0));
+    let edited = put("users", "1", "{\"n\":2}").operations().to_vec();
+    outlast.edit_dead_letter(dead[0], edited).await.unwrap();
+    let outlast = machine.lose_power(outlast).await;
+    drained(&outlast).await;
+    for (id, data) in [("1", "{\"n\":2}"), ("2", "{\"n\":1}"), ("3", "{\"n\":1}")] {
+        assert_eq!(machine.world.get("users", id).await.unwrap(), data, "{id}");
+    }
+    assert_eq!(outlast.status().accounting.dead, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_whose_dead_letter_cannot_be_stored_is_not_dead() {
     for seed in 0..5 {
         let mut machine = Machine::new(seed);

@@ -202,6 +202,17 @@ pub(super) enum DeadCommand {
     },
     /// Queue one dead letter again, or all that match
     Retry(Which),
+    /// Change what one dead letter does, and queue it again
+    Edit {
+        /// Its id
+        id: String,
+        /// The operations, as `dead show` prints them; - for standard input [default: $VISUAL or $EDITOR is opened]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Do not ask; needed where nobody can be asked
+        #[arg(long)]
+        yes: bool,
+    },
     /// Give one dead letter up for good, or all that match
     Discard(Which),
     /// Print all that match, one a line, as JSON

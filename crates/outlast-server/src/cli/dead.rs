@@ -9,6 +9,7 @@ use super::Exit;
 use super::arguments::DeadCommand;
 use super::bulk::{self, Action};
 use super::client::{Client, segment};
+use super::edit;
 use super::output::{Failure, dead_letters, grouped, print, print_json, safe, table};
 use super::queue::{text, what};
 
@@ -43,6 +44,7 @@ pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Fa
             Some(id) => done(client, "queued again", &act(client, id, "retry").await?),
             None => bulk::run(client, Action::Retry, which).await?,
         },
+        DeadCommand::Edit { id, file, yes } => edit::run(client, id, file.as_deref(), *yes).await?,
         DeadCommand::Discard(which) => match &which.id {
             Some(id) => {
                 let letter = letter(client, id).await?;
@@ -58,7 +60,7 @@ pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Fa
     Ok(())
 }
 
-async fn letter(client: &Client, id: &str) -> Result<Value, Failure> {
+pub(super) async fn letter(client: &Client, id: &str) -> Result<Value, Failure> {
     client.get(&format!("/v1/dead-letters/{}", segment(id)), &[]).await
 }
 
@@ -66,7 +68,7 @@ async fn act(client: &Client, id: &str, verb: &str) -> Result<Value, Failure> {
     client.post(&format!("/v1/dead-letters/{}/{verb}", segment(id)), None).await
 }
 
-fn done(client: &Client, what: &str, receipt: &Value) {
+pub(super) fn done(client: &Client, what: &str, receipt: &Value) {
     if client.json {
         print_json(receipt);
     } else {
@@ -95,7 +97,7 @@ pub(super) fn confirm(about: &str, consequence: &str) -> Result<(), Failure> {
     if read.is_ok() && line.trim() == "yes" { Ok(()) } else { Err(Failure::failed("nothing was done")) }
 }
 
-fn reason(letter: &Value) -> String {
+pub(super) fn reason(letter: &Value) -> String {
     safe(letter.pointer("/reason/message").and_then(Value::as_str).unwrap_or_default(), 80)
 }
 

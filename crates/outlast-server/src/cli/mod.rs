@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod dead;
 mod drill;
+mod edit;
 mod files;
 mod lane;
 mod log;

@@ -1,9 +1,9 @@
 // Dead letters: first the groups, since a thousand letters rarely have more than a few reasons; then the list.
 
-import { download, get, getExact, post, Problem } from './api.js';
+import { download, get, getExact, post, postJson, Problem } from './api.js';
 import { h } from './dom.js';
-import { ask, card, code, facts, pill, table } from './parts.js';
-import { count, counted, later, moment, SUGGESTION, what } from './words.js';
+import { ask, card, code, compose, facts, pill, table } from './parts.js';
+import { count, counted, later, moment, pretty, SUGGESTION, what } from './words.js';
 
 const PAGE = 50;
 const FILTERS = ['kind', 'message', 'collection'];
@@ -144,9 +144,36 @@ function one(state, letter) {
       facts([['Does', what(letter.operations)], ['Accepted', moment(letter.accepted_at)], ['Died', moment(letter.died_at)]]),
       state.may('operator') && h('p', { class: 'buttons' },
         h('button', { class: 'button primary', onclick: () => act('retry', 'Retry this letter?', 'It is queued again as the last write, under its old id.', `Letter ${letter.id} is queued again`) }, 'Retry…'),
+        h('button', { class: 'button', onclick: () => edit(state, letter) }, 'Edit and retry…'),
         h('button', { class: 'button danger', onclick: () => act('discard', 'Discard this letter?', 'It is then given up for good.', `Letter ${letter.id} is discarded`) }, 'Discard…'))),
     card('Attempts', null, h('ol', { class: 'events' }, [...letter.history].reverse().map((attempt) =>
       h('li', { class: 'bad' }, h('time', { datetime: attempt.at }, moment(attempt.at)), h('span', {}, `${attempt.reason.kind}: ${attempt.reason.message}`))))),
     card('Operations', null, code(letter.operations, 'Operations as JSON')),
   ];
+}
+
+/** The operations as text, and sent as they were written. */
+async function edit(state, letter) {
+  const before = pretty(letter.operations);
+  const sent = await compose({
+    title: 'Edit and retry',
+    text: `Refused: ${letter.reason.message}. Change what the write does; it keeps its id and its records, and is queued again as the last write.`,
+    label: 'Operations as JSON',
+    value: before,
+    action: 'Retry with these operations',
+    async send(text) {
+      let operations;
+      try {
+        operations = JSON.parse(text);
+      } catch (error) {
+        throw new Error(`This is not JSON: ${error.message}`);
+      }
+      if (!Array.isArray(operations)) throw new Error('This is not a list of operations: it must begin with [ and end with ].');
+      if (text.trim() === before) throw new Error('Nothing is changed. To queue it again as it is, leave this and choose Retry.');
+      await postJson(`v1/dead-letters/${encodeURIComponent(letter.id)}/edit`, `{"operations":${text}}`);
+    },
+  });
+  if (!sent) return;
+  state.act.say(`Letter ${letter.id} is edited and queued again`);
+  location.hash = '#/dead';
 }

@@ -62,3 +62,47 @@ export function ask({ title, text, action, danger, fields = [] }) {
     dialog.showModal();
   });
 }
+
+/**
+ * Has somebody change a text. `send` gets what was written; what it throws is shown, and the text stays. Resolves to whether
+ * it was sent.
+ */
+export function compose({ title, text, label, value, action, send }) {
+  return new Promise((resolve) => {
+    const area = h('textarea', { id: 'compose-area', rows: '16', spellcheck: 'false', autocomplete: 'off', autocapitalize: 'off', autofocus: true, 'aria-describedby': 'compose-text compose-error' });
+    area.value = value;
+    const error = h('p', { class: 'notice bad', id: 'compose-error', role: 'alert', hidden: true });
+    const button = h('button', { class: 'button primary', type: 'submit' }, action);
+    const say = (what) => {
+      error.textContent = what;
+      error.hidden = !what;
+    };
+    const submit = async (event) => {
+      event.preventDefault();
+      button.disabled = true;
+      say('');
+      try {
+        await send(area.value);
+        dialog.close('sent');
+      } catch (problem) {
+        say(problem.message);
+        area.focus();
+      } finally {
+        button.disabled = false;
+      }
+    };
+    const dialog = h('dialog', { class: 'wide', 'aria-labelledby': 'compose-title' },
+      h('form', { onsubmit: submit },
+        h('h2', { id: 'compose-title' }, title),
+        h('p', { id: 'compose-text' }, text),
+        h('p', { class: 'field' }, h('label', { for: 'compose-area' }, label), area),
+        error,
+        h('p', { class: 'buttons' }, h('button', { class: 'button', type: 'button', onclick: () => dialog.close() }, 'Leave it'), button)));
+    dialog.onclose = () => {
+      resolve(dialog.returnValue === 'sent');
+      dialog.remove();
+    };
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}

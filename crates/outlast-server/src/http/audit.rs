@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::app::{Answer, Call, json_of, limit, not_stored, now};
 use super::auth::Policy;
-use super::routes::Route;
+use super::routes::{Body, Route};
 use crate::config::Role;
 
 /// A file of this size is full.
@@ -33,7 +33,7 @@ struct Entry {
     who: String,
     /// Method and path.
     action: String,
-    /// What was sent with it.
+    /// What was sent with it; of a write, and of what is long, only how long it is.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     request: Value,
     /// The status that was answered.
@@ -117,7 +117,7 @@ pub(super) async fn noted(route: &'static Route, call: Call) -> Answer {
     let app = Arc::clone(&call.app);
     let (who, _) = app.auth.caller(call.headers())?;
     let action = format!("{} {}", call.parts.method, call.parts.uri.path());
-    let request = shown(&call.body);
+    let request = shown(route, &call.body);
     let acting = tokio::spawn(async move {
         let answer = (route.handler)(call).await;
         let (status, detail) = match &answer {
@@ -135,9 +135,11 @@ pub(super) async fn noted(route: &'static Route, call: Call) -> Answer {
     })
 }
 
-fn shown(body: &Bytes) -> Value {
+fn shown(route: &Route, body: &Bytes) -> Value {
     match body.len() {
         0 => Value::Null,
+        // What people store is nobody's business here.
+        bytes if route.body == Body::Required("Transaction") => json!(format!("{bytes} bytes")),
         1..=REQUEST_BYTES_MAX => serde_json::from_slice(body).unwrap_or(Value::Null),
         bytes => json!(format!("{bytes} bytes")),
     }

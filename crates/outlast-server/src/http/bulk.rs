@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
-use outlast::status::{DeadFilter, DeadMark};
+use outlast::status::{DeadFilter, DeadMark, DeadStep};
 use outlast::{Error, WriteId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -26,9 +26,9 @@ const RUNS_MAX: usize = 20;
 const FAILURES_MAX: usize = 1000;
 /// Progress is told at most so often.
 const TELL_EVERY: Duration = Duration::from_millis(250);
-/// A letter that takes longer waits for the database.
+/// A step that takes longer waits for the database.
 const WAITS_AFTER: Duration = Duration::from_secs(1);
-/// Pause before a letter is tried again whose fate could not be decided: the database is away.
+/// Pause before a step is tried again that could not be decided: the database is away.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What is done to each letter.
@@ -291,33 +291,30 @@ fn mark_of(text: &str, action: Action, filter: &Filter) -> Result<DeadMark, Prob
     })
 }
 
-/// Does it, letter by letter.
+/// Does it, step by step.
 async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
-    let mut stop = handle.stop.subscribe();
+    let mut end = End { stop: handle.stop.subscribe(), app: Arc::clone(&app) };
     let mut told = Instant::now();
     tell(&app, &handle);
     let action = handle.run().action;
+    let mut rest = &ids[..];
     let mut why = None;
-    for id in ids {
-        let result = tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => {
-                why = Some("stopped by an operator");
-                break;
+    while !rest.is_empty() && why.is_none() {
+        if let Some(asked) = end.asked() {
+            why = Some(asked.to_owned());
+            break;
+        }
+        match decide(&app, &handle, action, rest, &mut end).await {
+            Ok(step) => {
+                let mut run = handle.run();
+                run.state = State::Running;
+                run.done += (step.reached - step.failures.len()) as u64;
+                for (id, error) in &step.failures {
+                    run.fail(*id, error);
+                }
+                rest = &rest[step.reached..];
             }
-            () = app.stopped() => {
-                why = Some("the server was stopped");
-                break;
-            }
-            result = decide(&app, &handle, action, id) => result,
-        };
-        {
-            let mut run = handle.run();
-            run.state = State::Running;
-            match result {
-                Ok(()) => run.done += 1,
-                Err(error) => run.fail(id, &error),
-            }
+            Err(because) => why = Some(because),
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
@@ -327,7 +324,7 @@ async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
     let ended = {
         let mut run = handle.run();
         run.state = if why.is_some() { State::Stopped } else { State::Done };
-        run.message = why.map(str::to_owned);
+        run.message.clone_from(&why);
         run.ended_at = Some(now());
         run.brief()
     };
@@ -343,32 +340,72 @@ async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
     tell(&app, &handle);
 }
 
-/// One letter. While fates cannot be decided it is tried again: an outage is no failure of the letter.
-async fn decide(app: &App, handle: &Handle, action: Action, id: WriteId) -> Result<(), Error> {
+/// What ends a run before its time.
+struct End {
+    stop: watch::Receiver<bool>,
+    app: Arc<App>,
+}
+
+impl End {
+    fn asked(&self) -> Option<&'static str> {
+        if *self.stop.borrow() {
+            return Some("stopped by an operator");
+        }
+        self.app.is_stopping().then_some("the server was stopped")
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.stop.wait_for(|stop| *stop) => {}
+            () = self.app.stopped() => {}
+        }
+    }
+}
+
+/// One step. While fates cannot be decided it is tried again: an outage is no failure of a letter. A step that is under
+/// way is waited for also when the run is to end, so that its result counts; one that waits for the database is not.
+///
+/// # Errors
+/// Why the run ends here.
+async fn decide(
+    app: &App,
+    handle: &Handle,
+    action: Action,
+    ids: &[WriteId],
+    end: &mut End,
+) -> Result<DeadStep, String> {
     let mut again = false;
     loop {
         let mut deciding = pin!(async {
             match action {
-                Action::Retry => app.outlast.retry_dead_letter(id).await,
-                Action::Discard => app.outlast.discard_dead_letter(id).await,
+                Action::Retry => app.outlast.retry_dead_letters(ids).await,
+                Action::Discard => app.outlast.discard_dead_letters(ids).await,
             }
         });
-        let result = tokio::select! {
-            result = &mut deciding => result,
-            () = tokio::time::sleep(WAITS_AFTER) => {
-                waits(app, handle);
-                deciding.await
+        let mut result = tokio::time::timeout(WAITS_AFTER, &mut deciding).await.ok();
+        if result.is_none() {
+            waits(app, handle);
+            tokio::select! {
+                decided = &mut deciding => result = Some(decided),
+                () = end.wait() => {}
             }
-        };
+        }
         match result {
-            Err(Error::Conflict(_)) => {
-                waits(app, handle);
-                tokio::time::sleep(AGAIN_AFTER).await;
-                again = true;
+            Some(Ok(mut step)) => {
+                // Those were done the time before, whose answer came too late.
+                step.failures.retain(|(_, error)| !(again && matches!(error, Error::NotFound { .. })));
+                return Ok(step);
             }
-            // The answer came too late the time before.
-            Err(Error::NotFound { .. }) if again => return Ok(()),
-            result => return result,
+            Some(Err(Error::Conflict(_))) => {
+                again = true;
+                waits(app, handle);
+                let _ = tokio::time::timeout(AGAIN_AFTER, end.wait()).await;
+            }
+            Some(Err(error)) => return Err(format!("{error}; what is left is a dead letter as before")),
+            None => {}
+        }
+        if let Some(asked) = end.asked() {
+            return Err(asked.to_owned());
         }
     }
 }
@@ -405,7 +442,7 @@ pub(super) async fn run(call: Call) -> Answer {
     Ok(not_stored(json_of(StatusCode::OK, &run)?))
 }
 
-/// `DELETE /v1/dead-letters/runs/{id}`: stops it behind the letter that it is at.
+/// `DELETE /v1/dead-letters/runs/{id}`: stops it behind the step that it is at.
 ///
 /// # Errors
 /// 404 when there is none.

@@ -1,14 +1,15 @@
 //! Dead letters and outages: what went wrong, and what is done about it.
 
 use http::StatusCode;
-use outlast::RefusalKind;
 use outlast::outage::Outage;
 use outlast::status::{DeadFilter, Durability, Fate};
+use outlast::{RefusalKind, WriteId};
 use serde_json::json;
 
 use super::app::{Answer, Call, json_of, limit, not_stored};
 use super::problem::{INVALID_REQUEST, NOT_FOUND, Problem};
 use super::queue::write_id;
+use super::transactions;
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
@@ -71,6 +72,21 @@ pub(super) async fn retry(call: Call) -> Answer {
     call.known_query([])?;
     let id = call.write_id()?;
     call.app.outlast.retry_dead_letter(id).await?;
+    queued_again(&call, id).await
+}
+
+/// `POST /v1/dead-letters/{id}/edit`: queues it again with other operations on the same records, in one step.
+///
+/// # Errors
+/// 400 for what a new write may not be either, and for other records; 404 when there is none.
+pub(super) async fn edit(call: Call) -> Answer {
+    call.known_query([])?;
+    let id = call.write_id()?;
+    call.app.outlast.edit_dead_letter(id, transactions::operations(&call)?).await?;
+    queued_again(&call, id).await
+}
+
+async fn queued_again(call: &Call, id: WriteId) -> Answer {
     // It is done: a receipt that cannot be read is no error any more.
     match call.app.outlast.receipt(id).await {
         Ok(receipt) => Ok(not_stored(json_of(StatusCode::OK, &receipt)?)),

@@ -168,6 +168,8 @@ routes! {
         "One dead letter with its history";
     POST "/v1/dead-letters/{id}/retry" OPERATOR Nothing, NO_QUERY, "Receipt", ACT, dead::retry,
         "Queue a dead letter again";
+    POST "/v1/dead-letters/{id}/edit" OPERATOR Required("Transaction"), NO_QUERY, "Receipt", ACT, dead::edit,
+        "Queue a dead letter again with other operations on the same records";
     POST "/v1/dead-letters/{id}/discard" OPERATOR Nothing, NO_QUERY, "Receipt", ACT, dead::discard,
         "Give a dead letter up for good";
     GET "/v1/outages" READER Nothing, NO_QUERY, "Outages", STATE, dead::outages,

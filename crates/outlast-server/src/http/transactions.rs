@@ -35,19 +35,7 @@ struct OperationBody {
 /// See the table of problems.
 pub(super) async fn post(call: Call) -> Answer {
     call.known_query([])?;
-    let body: Body = call.json()?;
-    let statements = call.app.server.allow_statements;
-    let operations: Result<Vec<Operation>, Problem> = body
-        .operations
-        .into_iter()
-        .enumerate()
-        .map(|(index, body)| {
-            operation(body, statements).map_err(|why| {
-                Problem::new(INVALID_REQUEST, format!("operation {index}: {why}")).with("index", index)
-            })
-        })
-        .collect();
-    let write = Write::new(operations?)?;
+    let write = Write::new(operations(&call)?)?;
     submit(&call, write, async |preferences: Preferences, id| {
         if preferences.minimal {
             return Done::empty();
@@ -56,6 +44,21 @@ pub(super) async fn post(call: Call) -> Answer {
         Done { status: StatusCode::OK, body: Some(body.to_string()), location: None }
     })
     .await
+}
+
+/// The operations of the body.
+///
+/// # Errors
+/// 400 that says which one is wrong.
+pub(super) fn operations(call: &Call) -> Result<Vec<Operation>, Problem> {
+    let body: Body = call.json()?;
+    let statements = call.app.server.allow_statements;
+    let read = |(index, body)| {
+        operation(body, statements).map_err(|why| {
+            Problem::new(INVALID_REQUEST, format!("operation {index}: {why}")).with("index", index)
+        })
+    };
+    body.operations.into_iter().enumerate().map(read).collect()
 }
 
 fn operation(body: OperationBody, allow_statements: bool) -> Result<Operation, String> {

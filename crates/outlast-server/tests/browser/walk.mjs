@@ -174,6 +174,40 @@ const steps = {
     await see(`${second} letters match`);
   },
 
+  // One of the first group is mended by hand: first wrongly, in three ways, then rightly.
+  async edit({ first, second }) {
+    await page.locator('.group').nth(0).getByRole('link', { name: /^Show/ }).click();
+    await see(`${first} letters match`);
+    await page.getByRole('table').getByRole('link').first().click();
+    await heading(/^Dead letter/);
+    await page.getByRole('button', { name: 'Edit and retry…' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Edit and retry' });
+    const area = dialog.getByLabel('Operations as JSON');
+    const retry = dialog.getByRole('button', { name: 'Retry with these operations' });
+    const written = await area.inputValue();
+    assert.match(written, /"id": "young0"/);
+    assert.ok(await area.evaluate((element) => element === document.activeElement), 'it can be written at once');
+    for (const [text, why] of [
+      [written, 'Nothing is changed.'],
+      [written.replace(']', ''), 'This is not JSON'],
+      [written.replace('young0', 'young1'), 'an edited write keeps its records'],
+      [written.replace('"put"', '"upsert"'), 'operation 0: unknown op "upsert"'],
+    ]) {
+      await area.fill(text);
+      await retry.click();
+      await see(why, dialog.getByRole('alert'));
+      assert.equal(await area.inputValue(), text, 'what was written stays');
+    }
+    // The browser says itself that the server refused something.
+    const asked = complaints.splice(0).filter((text) => !text.includes('400 (Bad Request)'));
+    assert.deepEqual(asked, []);
+    await accessible('the editor of a dead letter');
+    await area.fill(written.replace(/"age": \d+/, '"age": 25,\n      "exact": 1.50'));
+    await retry.click();
+    await see(/^Letter \d+-\d+ is edited and queued again/);
+    await see(`The database refused ${first + second - 1} writes for good.`);
+  },
+
   // The cause is mended: the first group can be retried. Then the second is given up.
   async bulk({ first, second }) {
     const button = (name) => page.locator('.group').first().getByRole('button', { name });
@@ -214,6 +248,7 @@ const steps = {
     await screen('Settings');
     await page.getByRole('row', { name: /queue\.directory/ }).waitFor();
     await see('POST /v1/dead-letters/retry');
+    await see(/^POST \/v1\/dead-letters\/\d+-\d+\/edit$/);
     await see('POST /v1/queue/pause');
     assert.ok(!(await page.content()).includes(secret), 'a secret is shown');
     await accessible('settings');
