@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outlast::status::{DeadFilter, Halt, LaneState};
-use outlast::{Compression, Format, Options, Outlast};
+use outlast::{Compression, Format, Options, Outlast, WriteId};
 use outlast_testkit::disk::{Fault, FaultKind, Left, PowerLoss, SimulatedDisk};
 use outlast_testkit::simulated::{Content, tokens_of};
 use tokio::task::{JoinHandle, yield_now};
@@ -328,8 +328,10 @@ impl Life {
     async fn give_up_letters(&self, outlast: &Outlast) {
         let filter = DeadFilter { limit: 1000, ..DeadFilter::default() };
         let Ok(letters) = outlast.dead_letters(&filter).await else { return };
-        for letter in letters.letters {
-            if outlast.discard_dead_letter(letter.id).await.is_ok() {
+        let ids: Vec<WriteId> = letters.letters.iter().map(|letter| letter.id).collect();
+        let Ok(step) = outlast.discard_dead_letters(&ids).await else { return };
+        for letter in letters.letters.iter().take(step.reached) {
+            if step.failures.iter().all(|(id, _)| *id != letter.id) {
                 self.story.facts().discarded.extend(tokens_of(&letter.operations));
             }
         }

@@ -33,14 +33,16 @@ const SEEDS_TWICE: u64 = 20;
 /// Makes this program print the hashes of the lives that begin with this seed.
 const HASHES_FROM: &str = "OUTLAST_HASHES_FROM";
 /// What has to be seen in so many lives.
-const FAULTS: [&str; 26] = [
+const FAULTS: [&str; 28] = [
     "answer lost",
     "arrived late",
     "batches at once",
     "cancelled",
     "conflict",
     "dead letter discarded",
+    "dead letter edited",
     "dead letter retried",
+    "dead letters retried together",
     "disk full",
     "down",
     "duplicate keys",

@@ -1,14 +1,14 @@
-//! Operators: they pause and resume, give up writes, and take dead letters back.
+//! Operators: they pause and resume, give up writes, and take dead letters back, as they are or edited.
 
 use std::time::Duration;
 
 use outlast::status::{DeadFilter, DeadLetter};
-use outlast::{Error, Fate, Outlast};
+use outlast::{Document, Error, Fate, Operation, Outlast, WriteId};
 use outlast_testkit::history::Told;
 use outlast_testkit::simulated::tokens_of;
 use tokio::time::sleep;
 
-use crate::story::Story;
+use crate::story::{EDITED, Story};
 
 /// Works until it is aborted.
 pub async fn run(story: Story, outlast: Outlast, seed: u64) {
@@ -23,7 +23,11 @@ pub async fn run(story: Story, outlast: Outlast, seed: u64) {
             0..=8 if late > former => pause(&story, &outlast, &mut dice).await,
             0..=2 => pause(&story, &outlast, &mut dice).await,
             3..=6 => cancel(&story, &outlast, &mut dice).await,
-            7 => retry(&story, &outlast, &mut dice).await,
+            7 => match dice.u8(..3) {
+                0 => retry(&story, &outlast, &mut dice).await,
+                1 => retry_all(&story, &outlast).await,
+                _ => edit(&story, &outlast, &mut dice).await,
+            },
             8 => discard(&story, &outlast, &mut dice).await,
             9 => outlast.throttle(dice.bool().then(|| dice.u64(5..200))),
             _ => outlast.throttle(None),
@@ -80,23 +84,73 @@ async fn cancel(story: &Story, outlast: &Outlast, dice: &mut fastrand::Rng) {
     }
 }
 
-async fn a_letter(outlast: &Outlast, dice: &mut fastrand::Rng) -> Option<DeadLetter> {
+async fn letters(outlast: &Outlast) -> Vec<DeadLetter> {
     let filter = DeadFilter { limit: 50, ..DeadFilter::default() };
-    dice.choice(outlast.dead_letters(&filter).await.ok()?.letters)
+    outlast.dead_letters(&filter).await.map(|page| page.letters).unwrap_or_default()
+}
+
+async fn a_letter(outlast: &Outlast, dice: &mut fastrand::Rng) -> Option<DeadLetter> {
+    dice.choice(letters(outlast).await)
+}
+
+/// Its place is the end of the order now, if it is retried.
+fn goes_to_the_end(story: &Story, letter: &DeadLetter) {
+    for token in tokens_of(&letter.operations) {
+        story.history.end(token.parse().unwrap(), Told::Unknown);
+        story.facts().retried.insert(token);
+    }
 }
 
 async fn retry(story: &Story, outlast: &Outlast, dice: &mut fastrand::Rng) {
     let Some(letter) = a_letter(outlast, dice).await else { return };
     let tokens = tokens_of(&letter.operations);
     story.trace.note(format_args!("operator: retry {} {}", letter.id, tokens.join(" ")));
-    // Its place is the end of the order now, if it is retried.
-    story.facts().retried.extend(tokens.iter().cloned());
-    for token in &tokens {
-        story.history.end(token.parse().unwrap(), Told::Unknown);
-    }
+    goes_to_the_end(story, &letter);
     match outlast.retry_dead_letter(letter.id).await {
         Ok(()) => story.happened("dead letter retried"),
         Err(error) => story.trace.note(format_args!("operator: {} is not retried: {error}", letter.id)),
+    }
+}
+
+async fn retry_all(story: &Story, outlast: &Outlast) {
+    let letters = letters(outlast).await;
+    let ids: Vec<WriteId> = letters.iter().map(|letter| letter.id).collect();
+    if ids.len() < 2 {
+        return;
+    }
+    story.trace.note(format_args!("operator: retry {} letters", ids.len()));
+    letters.iter().for_each(|letter| goes_to_the_end(story, letter));
+    match outlast.retry_dead_letters(&ids).await {
+        Ok(step) => {
+            story.trace.note(format_args!("operator: {step:?}"));
+            story.happened("dead letters retried together");
+        }
+        Err(error) => story.trace.note(format_args!("operator: they are not retried: {error}")),
+    }
+}
+
+/// The letter's documents get a member that says so.
+async fn edit(story: &Story, outlast: &Outlast, dice: &mut fastrand::Rng) {
+    let Some(letter) = a_letter(outlast, dice).await else { return };
+    let tokens = tokens_of(&letter.operations);
+    story.trace.note(format_args!("operator: edit {} {}", letter.id, tokens.join(" ")));
+    goes_to_the_end(story, &letter);
+    let mut operations = letter.operations;
+    for operation in &mut operations {
+        if let Operation::Create { data, .. } | Operation::Put { data, .. } | Operation::Patch { data, .. } =
+            operation
+        {
+            let mut map = data.to_map();
+            map.insert(EDITED.to_owned(), true.into());
+            *data = Document::from_map(&map).unwrap();
+        }
+    }
+    match outlast.edit_dead_letter(letter.id, operations).await {
+        Ok(()) => {
+            story.happened("dead letter edited");
+            story.facts().edited.extend(tokens);
+        }
+        Err(error) => story.trace.note(format_args!("operator: {} is not edited: {error}", letter.id)),
     }
 }
 

@@ -14,6 +14,9 @@ use crate::world::elapsed;
 /// So long after it was accepted, a write is in the log's file for certain. The log syncs every 200 ms.
 const SYNCED_AFTER: Duration = Duration::from_secs(2);
 
+/// The member that an operator's edit adds to a document.
+pub const EDITED: &str = "edited";
+
 #[derive(Clone)]
 pub struct Story {
     pub seed: u64,
@@ -37,6 +40,8 @@ pub struct Facts {
     pub perhaps_discarded: BTreeSet<String>,
     /// Taken back from the dead letters, at the end of the order.
     pub retried: BTreeSet<String>,
+    /// Edited for certain: what they write has the member [`EDITED`].
+    pub edited: BTreeSet<String>,
     /// In a crash perhaps only the database had them...
     pub only_in_database: BTreeSet<String>,
     /// ...and these the database forgot.

@@ -9,7 +9,7 @@ use outlast_testkit::history::{Cause, Seen, Token, Told, Violation};
 use outlast_testkit::simulated::{Content, tokens_of};
 use serde_json::Value;
 
-use crate::story::{Facts, Story};
+use crate::story::{EDITED, Facts, Story};
 
 /// Returns the number of acknowledged writes.
 pub async fn check(story: &Story, outlast: Option<&Outlast>) -> u64 {
@@ -25,6 +25,7 @@ pub async fn check(story: &Story, outlast: Option<&Outlast>) -> u64 {
             story.violation(what);
         }
     }
+    edits(story, &content);
     receipts(story, outlast, &effects, &letters).await;
     complete(story, &effects, &letters);
     let seen = seen(&content);
@@ -111,6 +112,21 @@ fn each_exactly_one(
     violations
 }
 
+/// What an edited write has written last is as it was edited, not as it was accepted.
+fn edits(story: &Story, content: &Content) {
+    let facts = story.facts();
+    let edited = |token: &str| facts.edited.contains(token) && !facts.sent_again.contains(token);
+    let mut wrong = Vec::new();
+    for record in content.records.values() {
+        let token = record.get("token").and_then(Value::as_str).unwrap_or_default();
+        if edited(token) && !record.contains_key(EDITED) {
+            wrong.push(format!("{token} was edited and took effect as it was before"));
+        }
+    }
+    drop(facts);
+    wrong.into_iter().for_each(|what| story.violation(what));
+}
+
 /// What receipts say is so.
 async fn receipts(
     story: &Story,
@@ -183,7 +199,10 @@ fn seen(content: &Content) -> BTreeMap<String, Seen> {
             let count = record.get("n").and_then(Value::as_u64).unwrap_or_default();
             Seen::Ledger { count, tokens }
         } else {
-            Seen::Document(Value::Object(record.clone()))
+            // The history knows what clients sent.
+            let mut record = record.clone();
+            record.remove(EDITED);
+            Seen::Document(Value::Object(record))
         };
         seen.insert(id.clone(), state);
     }
