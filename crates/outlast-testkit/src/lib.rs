@@ -17,6 +17,7 @@ pub mod pooler;
 pub mod postgres;
 pub mod proxy;
 pub mod surreal;
+pub mod terminal;
 
 pub mod history;
 pub mod process;

@@ -12,6 +12,7 @@ use super::lane::{PauseArguments, ResumeArguments};
 use super::log::LogCommand;
 use super::queue::Rate;
 use super::status::StatusArguments;
+use super::top::TopArguments;
 use super::write::WriteCommand;
 use crate::config::{Inputs, units};
 
@@ -61,6 +62,8 @@ pub(super) enum Command {
     Serve(Overrides),
     /// How things stand: are writes accepted, was anything lost, when is the queue clear?
     Status(StatusArguments),
+    /// The same live, as a screen on a terminal, with charts, what waits, dead letters and outages
+    Top(TopArguments),
     /// For monitoring: OK, WARNING, CRITICAL or UNKNOWN, with the exit codes 0 to 3 of Nagios' plugins
     Check(CheckArguments),
     /// Whether writes can be durably accepted: 0 when they can
@@ -222,7 +225,8 @@ pub(super) enum DeadCommand {
 /// Which dead letters.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Matching {
-    /// Only with this kind of reason, for example constraint
+    /// Only with this kind of reason: exists, not_found, constraint, schema, permission, too_large, key_reused, statement,
+    /// expired or other
     #[arg(long)]
     pub(super) kind: Option<String>,
     /// Only with this message, as `dead groups` prints it

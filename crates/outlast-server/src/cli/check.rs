@@ -37,6 +37,7 @@ pub(super) struct CheckArguments {
 enum Format {
     /// One line with performance data, as Nagios and its relatives read it
     Text,
+    /// One object, with every finding and value
     Json,
     /// For the textfile collector of Prometheus' node exporter
     Prometheus,

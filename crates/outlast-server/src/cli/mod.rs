@@ -19,7 +19,9 @@ mod progress;
 mod queue;
 mod serve;
 mod status;
+mod suggest;
 mod tail;
+mod top;
 mod write;
 
 use std::ffi::OsString;
@@ -96,6 +98,7 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status(arguments) => {
             client::with(global, async |client| status::run(&client, arguments).await)
         }
+        Command::Top(arguments) => client::with(global, async |client| top::run(&client, arguments).await),
         Command::Check(arguments) => check::run(global, arguments),
         Command::IsReady { wait } => {
             client::with(global, async |client| check::is_ready(&client, *wait).await)

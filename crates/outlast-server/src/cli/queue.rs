@@ -199,13 +199,22 @@ pub(super) fn text(value: &Value, member: &str) -> String {
 
 /// What a write does, in a few words: its first operation, and how many more.
 pub(super) fn what(write: &Value) -> String {
-    let operations = write["operations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    what_they_do(write["operations"].as_array().map(Vec::as_slice).unwrap_or_default())
+}
+
+/// The same of its operations.
+pub(super) fn what_they_do(operations: &[Value]) -> String {
     let Some(first) = operations.first() else { return String::new() };
-    let record = match (first["collection"].as_str(), first["id"].as_str()) {
+    let more =
+        if operations.len() > 1 { format!(" and {} more", operations.len() - 1) } else { String::new() };
+    format!("{}{more}", what_it_does(first))
+}
+
+/// An operation and its record.
+pub(super) fn what_it_does(operation: &Value) -> String {
+    let record = match (operation["collection"].as_str(), operation["id"].as_str()) {
         (Some(collection), Some(id)) => format!(" {}/{}", safe(collection, 63), safe(id, 40)),
         _ => String::new(),
     };
-    let more =
-        if operations.len() > 1 { format!(" and {} more", operations.len() - 1) } else { String::new() };
-    format!("{}{record}{more}", text(first, "op"))
+    format!("{}{record}", text(operation, "op"))
 }

@@ -32,10 +32,12 @@ pub(super) struct StatusArguments {
 }
 
 /// How things stand at one moment.
+#[derive(Debug)]
 pub(super) struct Picture {
     pub(super) status: Status,
-    outages: Vec<Outage>,
-    raw: Value,
+    /// Newest first.
+    pub(super) outages: Vec<Outage>,
+    pub(super) raw: Value,
 }
 
 impl Picture {
@@ -113,7 +115,7 @@ fn in_a_line(picture: &Picture) -> String {
     let accepting = if status.accepting { "accepting writes" } else { "NOT accepting writes" };
     format!(
         "{accepting}; lost: {}; database {}; delivery {}; {} wait, {}; clear: {}",
-        lost_words(picture),
+        lost_words(picture.lost(), status.accounting_holds),
         status.database.name(),
         safe(&lane(&status.lane), 60),
         grouped(status.queue.writes),
@@ -126,7 +128,7 @@ fn in_words(picture: &Picture) -> String {
     let status = &picture.status;
     let mut text = String::new();
     let _ = writeln!(text, "Accepting writes: {}", accepting(status));
-    let _ = writeln!(text, "Lost writes:      {}", lost_words(picture));
+    let _ = writeln!(text, "Lost writes:      {}", lost_words(picture.lost(), status.accounting_holds));
     let _ = writeln!(text, "Queue clear:      {}", clear(status));
     text.push('\n');
     let _ =
@@ -170,7 +172,8 @@ fn in_words(picture: &Picture) -> String {
     text
 }
 
-fn accepting(status: &Status) -> String {
+/// Are we accepting writes?
+pub(super) fn accepting(status: &Status) -> String {
     match (status.accepting, &status.database, &status.lane) {
         (false, ..) => "NO".to_owned(),
         (true, ConnectionState::Connected { .. }, LaneState::Running) => {
@@ -183,18 +186,21 @@ fn accepting(status: &Status) -> String {
     }
 }
 
-fn lost_words(picture: &Picture) -> String {
-    match (picture.lost(), picture.status.accounting_holds) {
+/// Is anything lost?
+pub(super) fn lost_words(lost: u64, accounting_holds: bool) -> String {
+    match (lost, accounting_holds) {
         (0, true) => "none".to_owned(),
         (0, false) => "UNKNOWN: the accounting identity does not hold".to_owned(),
         (lost, _) => format!("{} (see /v1/outages and the server's log lines)", grouped(lost)),
     }
 }
 
-fn clear(status: &Status) -> String {
+/// When are we clear?
+pub(super) fn clear(status: &Status) -> String {
     let queue = &status.queue;
     match (queue.writes, queue.drain_eta_seconds) {
         (0, _) => "now: nothing waits".to_owned(),
+        (_, Some(0)) => "within a second".to_owned(),
         (_, Some(seconds)) => format!("in about {}", span(seconds as f64)),
         (_, None) => "nobody can tell yet".to_owned(),
     }
@@ -211,7 +217,8 @@ fn database(state: &ConnectionState) -> String {
     }
 }
 
-fn lane(state: &LaneState) -> String {
+/// What delivery is doing.
+pub(super) fn lane(state: &LaneState) -> String {
     match state {
         LaneState::Running => "running".to_owned(),
         LaneState::Paused { until: None } => "paused; `outlast resume` goes on".to_owned(),

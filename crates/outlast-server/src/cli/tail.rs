@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::Exit;
 use super::client::Client;
-use super::output::{Failure, print_line, safe};
+use super::output::{Failure, grouped, print_line, safe};
 
 /// The server sends something at least every 15 s: after so much silence the connection is dead.
-const SILENCE: Duration = Duration::from_secs(40);
+pub(super) const SILENCE: Duration = Duration::from_secs(40);
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// An event is small; what does not end is none.
@@ -65,7 +65,7 @@ async fn read(client: &Client, stream: &mut Response) -> Result<End, Failure> {
 
 /// Takes server-sent events out of chunks of bytes.
 #[derive(Default)]
-struct Frames {
+pub(super) struct Frames {
     /// The line that has not ended yet.
     line: Vec<u8>,
     /// The data of the event that has not ended yet.
@@ -73,7 +73,8 @@ struct Frames {
 }
 
 impl Frames {
-    fn take(&mut self, chunk: &[u8]) -> Result<Vec<String>, Failure> {
+    /// The events that end in this chunk.
+    pub(super) fn take(&mut self, chunk: &[u8]) -> Result<Vec<String>, Failure> {
         let mut events = Vec::new();
         for byte in chunk {
             if *byte != b'\n' {
@@ -96,7 +97,8 @@ impl Frames {
     }
 }
 
-fn in_words(data: &str) -> String {
+/// An event as a line for people.
+pub(super) fn in_words(data: &str) -> String {
     let Ok(event) = serde_json::from_str::<Value>(data) else { return safe(data, 400) };
     let part = |name: &str| match &event[name] {
         Value::String(text) => safe(text, 300),
@@ -110,10 +112,29 @@ fn in_words(data: &str) -> String {
         "lane_state" => format!("delivery: {}", part("message")),
         "healing" => format!("healing: the database went back from {} to {}", part("to"), part("from")),
         "dead_letter" => format!("dead letter {}: {}", part("id"), part("reason")),
+        "dead_letter_run" => progress(&event["run"]),
         "missed" => format!("{} events were not told: they came too fast", part("events")),
         _ => safe(data, 400),
     };
     format!("{} {words}", part("at")).trim_start().to_owned()
+}
+
+/// How far a run over dead letters is.
+fn progress(run: &Value) -> String {
+    let number = |name: &str| grouped(run[name].as_u64().unwrap_or_default());
+    let part = |name: &str| safe(run[name].as_str().unwrap_or_default(), 200);
+    let failed = match run["failed"].as_u64() {
+        Some(count @ 1..) => format!(", {} failed", grouped(count)),
+        _ => String::new(),
+    };
+    format!(
+        "run {} ({} dead letters): {}, {} of {} done{failed}",
+        number("id"),
+        part("action"),
+        part("state"),
+        number("done"),
+        number("total")
+    )
 }
 
 #[cfg(test)]
