@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use super::Exit;
 use super::arguments::{Matching, Which};
 use super::client::Client;
 use super::dead::confirm;
@@ -91,10 +92,28 @@ async fn watch(client: &Client, mut run: Value) -> Result<Value, Failure> {
         bar.set_message(if run["state"] == "waiting" { "waits for the database" } else { "" });
         bar.set_position(decided(&run));
         tokio::time::sleep(ASK_EVERY).await;
-        run = client.get(&path, &[]).await?;
+        run = match client.get(&path, &[]).await {
+            // After a restart the server counts its runs anew.
+            Ok(now) if now["started_at"] == run["started_at"] => now,
+            Ok(_) => {
+                return Err(ended_unseen(&run, Exit::Failed, "the server was restarted, which ends a run"));
+            }
+            Err(failure) => return Err(ended_unseen(&run, failure.exit, &failure.message)),
+        };
     }
     bar.finish_and_clear();
     Ok(run)
+}
+
+/// What can still be said of a run whose end was not seen.
+fn ended_unseen(run: &Value, exit: Exit, why: &str) -> Failure {
+    let words = format!(
+        "{why}\nhow run {} ended was not seen: {} of {} were done when it was last asked, and a server that runs on goes on with it. What is done stays done; `outlast dead groups` shows what is left, and the same command goes on with that",
+        run["id"],
+        grouped(decided(run)),
+        grouped(run["total"].as_u64().unwrap_or_default())
+    );
+    Failure::new(exit, words)
 }
 
 /// On standard error, and only where a person looks.

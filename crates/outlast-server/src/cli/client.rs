@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Exit;
 use super::arguments::{Global, inputs};
-use super::output::Failure;
+use super::output::{Failure, safe};
 use crate::{config, outgoing};
 
 /// Longer than any request of the command line may take on the server.
@@ -16,6 +16,8 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// For a stream, which is watched for silence instead.
 const ENDLESS: Duration = Duration::from_hours(24 * 365);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Characters of what the server says about a problem.
+const SAID_MAX: usize = 2000;
 
 /// A running server.
 pub(super) struct Client {
@@ -56,7 +58,14 @@ impl Answer {
         let problem = self.json()?;
         let part = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let hint = if self.status == StatusCode::UNAUTHORIZED { " (set OUTLAST_TOKEN)" } else { "" };
-        Err(Failure::failed(format!("{} {}{hint}", part("title"), part("detail")).trim().to_owned()))
+        let (title, detail) = (part("title"), part("detail"));
+        let said = match (title.trim_end_matches('.'), detail.as_str()) {
+            ("", "") => self.status.to_string(),
+            (kind, "") => kind.to_owned(),
+            ("", detail) => detail.to_owned(),
+            (kind, detail) => format!("{kind}: {detail}"),
+        };
+        Err(Failure::failed(format!("{}{hint}", safe(&said, SAID_MAX))))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
+use outlast::error::RefusalKind;
 use serde_json::{Value, json};
 
 use super::Exit;
@@ -12,6 +13,7 @@ use super::client::{Client, segment};
 use super::edit;
 use super::output::{Failure, dead_letters, grouped, print, print_json, safe, table};
 use super::queue::{text, what};
+use super::suggest::suggestion;
 
 pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Failure> {
     match command {
@@ -126,10 +128,25 @@ fn groups(page: &Value) -> String {
         return "no dead letters".to_owned();
     }
     format!(
-        "{}\n\n{}\nWhen the cause is mended: outlast dead retry --kind KIND --message REASON, or --all\nTo give up: outlast dead discard, with the same filters\n",
+        "{}\n\n{}\n{}\nWhen the cause is mended: outlast dead retry --kind KIND --message REASON, or --all\nTo give up: outlast dead discard, with the same filters\n",
         dead_letters(total),
-        table_of_groups(page)
+        table_of_groups(page),
+        suggestions(page)
     )
+}
+
+/// What usually helps, once for each kind.
+fn suggestions(page: &Value) -> String {
+    let groups = page["groups"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let of_group = |kind: RefusalKind| {
+        groups
+            .iter()
+            .any(|group| group.pointer("/reason/kind").and_then(Value::as_str) == Some(kind.as_str()))
+    };
+    RefusalKind::ALL
+        .into_iter()
+        .filter(|kind| of_group(*kind))
+        .fold(String::new(), |text, kind| format!("{text}{}: {}\n", kind.as_str(), suggestion(kind)))
 }
 
 fn list(page: &Value) -> String {

@@ -98,13 +98,13 @@ fn in_words(outage: &Value) -> String {
         format!("Reason:    {}", safe(outage["reason"].as_str().unwrap_or_default(), 300)),
         format!("Away:      {}", length(outage)),
         format!(
-            "Writes:    {} queued, {} at once at most, {} reads refused",
+            "Writes:    {} queued, {} at once at most; reads refused: {}",
             number(outage, "writes_queued"),
             number(outage, "peak_writes"),
             number(outage, "reads_refused")
         ),
         format!(
-            "In the end: {} lost, {} dead letters, {} healed",
+            "Fate:      lost: {}, dead letters: {}, healed: {}",
             number(outage, "lost"),
             number(outage, "dead"),
             number(outage, "healed_writes")

@@ -233,7 +233,12 @@ async fn submit(
     } else if receipt["replayed"] == true {
         print(&format!("{operation} {record}: applied before under this key, as {}", text(&receipt, "id")));
     } else {
-        print(&format!("{operation} {record}: {}", in_words(&receipt)));
+        let hint = if waits(&receipt) {
+            format!("; `outlast write wait {}` waits for the database", text(&receipt, "id"))
+        } else {
+            String::new()
+        };
+        print(&format!("{operation} {record}: {}{hint}", in_words(&receipt)));
     }
     // Applied or queued, it is acknowledged.
     if waits(&receipt) || receipt["status"] == "applied" { Ok(()) } else { Err(Failure::failed("")) }
@@ -272,7 +277,14 @@ async fn decided(client: &Client, id: &str, at_most: Duration) -> Result<Value, 
 async fn wait(client: &Client, id: &str, at_most: Duration) -> Result<(), Failure> {
     let receipt = decided(client, id, at_most).await?;
     tell(client, &receipt);
-    if receipt["status"] == "applied" { Ok(()) } else { Err(Failure::failed("")) }
+    match receipt["status"].as_str() {
+        Some("applied") => Ok(()),
+        _ if waits(&receipt) && !client.json => Err(Failure::failed(format!(
+            "not decided within {}; `outlast status` says what it waits for, --for waits longer",
+            span(at_most.as_secs_f64())
+        ))),
+        _ => Err(Failure::failed("")),
+    }
 }
 
 async fn cancel(client: &Client, id: &str, yes: bool) -> Result<(), Failure> {
@@ -311,9 +323,7 @@ fn in_words(receipt: &Value) -> String {
             let estimate = receipt["estimate_seconds"]
                 .as_u64()
                 .map_or_else(String::new, |seconds| format!(", applied in about {}", span(seconds as f64)));
-            format!(
-                "queued as {id}, durable on disk{before}{estimate}; `outlast write wait {id}` waits for the database"
-            )
+            format!("queued as {id}, durable on disk{before}{estimate}")
         }
         "parked" => format!("{id} is queued and waits for its next attempt{why}"),
         "dead" => format!("{id} was refused and is a dead letter{why}; see `outlast dead show {id}`"),

@@ -203,7 +203,10 @@ impl Runs {
             call.param("id").map_err(|_| Problem::new(INVALID_REQUEST, "a run's id is a number"))?;
         let found = self.all().iter().find(|handle| handle.run().id == id).cloned();
         found.ok_or_else(|| {
-            Problem::new(NOT_FOUND, format!("run {id} was not found; they are kept until a restart"))
+            let detail = format!(
+                "run {id} is not known: a restart of the server ends a run and forgets it, and only the last {RUNS_MAX} are kept. What it had done stays done; GET /v1/dead-letters shows what is left"
+            );
+            Problem::new(NOT_FOUND, detail)
         })
     }
 }

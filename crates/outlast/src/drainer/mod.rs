@@ -185,6 +185,7 @@ impl Drainer {
             let connected = self.connection.borrow_and_update().is_connected();
             if connected && (!standing || !self.certain) {
                 // A standing lane still finds out where the database is, so that operators may decide fates.
+                self.note_depth();
                 return true;
             }
             // Whoever came while it still looked well takes *queued* now.
@@ -363,17 +364,22 @@ impl Drainer {
         }
         self.housekeeping = Instant::now();
         self.core.sample_rates();
-        let status = self.core.queue_status();
-        self.core.outages().update(|outage| {
-            outage.peak_writes = outage.peak_writes.max(status.writes);
-            outage.oldest_age_seconds = outage.oldest_age_seconds.max(status.oldest_age_seconds);
-        });
+        self.note_depth();
         self.tell_log_state();
         self.note_cursor();
         if self.core.dead.pay().await && self.may_reclaim() {
             self.reclaim();
         }
         self.prune_keys().await;
+    }
+
+    /// How deep the queue is, for the report of the outage: now and then, and just before it is drained.
+    fn note_depth(&self) {
+        let status = self.core.queue_status();
+        self.core.outages().update(|outage| {
+            outage.peak_writes = outage.peak_writes.max(status.writes);
+            outage.oldest_age_seconds = outage.oldest_age_seconds.max(status.oldest_age_seconds);
+        });
     }
 
     /// One line when the log stops taking writes, and one when it goes on.
