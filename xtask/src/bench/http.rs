@@ -116,12 +116,15 @@ fn notes(outage: &[Sample]) -> Vec<String> {
     ]
 }
 
-const SERVER_CPUS: &str = "server CPUs";
+/// How many processors the server kept busy.
+pub(super) const SERVER_CPUS: &str = "server CPUs";
 const CLIENT_CPUS: &str = "client CPUs";
-const CPU_EACH: &str = "server CPU µs each";
+/// Of the server, by request.
+pub(super) const CPU_EACH: &str = "server CPU µs each";
 const EACH_SYNC: &str = "requests a sync";
 
-fn round(server: &Server, load: &Load, time: Duration) -> Result<Sample> {
+/// One round, with what it cost.
+pub(super) fn round(server: &Server, load: &Load, time: Duration) -> Result<Sample> {
     let figures = || -> Result<[f64; 3]> {
         Ok([server.cpu_seconds()?, cpu_seconds("self")?, server.metric("outlast_log_syncs_total")?])
     };
@@ -140,7 +143,8 @@ fn round(server: &Server, load: &Load, time: Duration) -> Result<Sample> {
     Ok(sample)
 }
 
-fn wait_until_connected(server: &Server) -> Result<()> {
+/// Ends when the server has reached its database.
+pub(super) fn wait_until_connected(server: &Server) -> Result<()> {
     let deadline = std::time::Instant::now() + Duration::from_mins(1);
     loop {
         let health = server.get("/health")?;

@@ -27,13 +27,21 @@ pub(crate) struct Load {
     pub(crate) status: u16,
     /// How many connections send at the same time.
     pub(crate) connections: usize,
+    /// Between two requests on a connection, from beginning to beginning; none is as fast as answers come.
+    pub(crate) pause: Duration,
 }
 
 impl Load {
     /// GET.
     pub(crate) fn get(address: SocketAddr, path: &str, connections: usize) -> Self {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
-        Self { address, request: request.into_bytes().into(), status: 200, connections }
+        Self {
+            address,
+            request: request.into_bytes().into(),
+            status: 200,
+            connections,
+            pause: Duration::ZERO,
+        }
     }
 
     /// POST of a JSON document.
@@ -42,7 +50,13 @@ impl Load {
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        Self { address, request: request.into_bytes().into(), status, connections }
+        Self { address, request: request.into_bytes().into(), status, connections, pause: Duration::ZERO }
+    }
+
+    /// So many requests a second on all connections together, if answers come soon enough.
+    pub(crate) fn at(mut self, per_second: f64) -> Self {
+        self.pause = Duration::from_secs_f64(self.connections as f64 / per_second);
+        self
     }
 
     /// Sends for so long; an answer with another status is an error.
@@ -75,8 +89,10 @@ impl Load {
         runtime.block_on(async {
             let end = Instant::now() + time;
             let mut clients = JoinSet::new();
-            for stream in streams {
-                clients.spawn(client(stream, self.clone(), end));
+            for (number, stream) in streams.into_iter().enumerate() {
+                // One after the other, so that a slow load is an even one.
+                let begin = Instant::now() + self.pause.mul_f64(number as f64 / connections as f64);
+                clients.spawn(client(stream, self.clone(), begin, end));
             }
             let mut all = Vec::new();
             while let Some(ended) = clients.join_next().await {
@@ -97,11 +113,17 @@ impl Load {
     }
 }
 
-async fn client(mut stream: TcpStream, load: Load, end: Instant) -> Result<Vec<u64>> {
+async fn client(mut stream: TcpStream, load: Load, begin: Instant, end: Instant) -> Result<Vec<u64>> {
     let mut nanos = Vec::new();
     let mut buffer = vec![0; ANSWER_BYTES_MAX];
+    let mut due = begin;
     let mut before = Instant::now();
     while before < end {
+        if !load.pause.is_zero() {
+            tokio::time::sleep_until(due.into()).await;
+            due += load.pause;
+            before = Instant::now();
+        }
         stream.write_all(&load.request).await?;
         let mut filled = 0;
         let answer = loop {
@@ -127,15 +149,15 @@ async fn client(mut stream: TcpStream, load: Load, end: Instant) -> Result<Vec<u
 
 /// What matters of an answer.
 #[derive(Debug, PartialEq, Eq)]
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     /// Of head and body together.
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 impl Answer {
     /// From the bytes so far; `None` when it is not complete.
-    fn parse(bytes: &[u8]) -> Result<Option<Self>> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Option<Self>> {
         let Some(head_bytes) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
             return Ok(None);
         };

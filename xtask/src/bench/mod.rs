@@ -5,6 +5,7 @@ mod append;
 mod apply;
 mod callers;
 mod contents;
+mod dashboard;
 mod drain;
 mod floor;
 mod http;
@@ -99,6 +100,8 @@ enum Topic {
     Http,
     /// Memory and start-up with a large backlog
     Memory,
+    /// What an open dashboard costs writes over HTTP
+    Dashboard,
     /// The same rows through Outlast and through the database's own client; not among `all`
     Apply,
     /// The log alone, beside other logs; not among `all`
@@ -118,8 +121,8 @@ impl Topic {
         }
     }
 
-    const EACH: [Self; 6] =
-        [Self::Append, Self::Lone, Self::Concurrent, Self::Drain, Self::Http, Self::Memory];
+    const EACH: [Self; 7] =
+        [Self::Append, Self::Lone, Self::Concurrent, Self::Drain, Self::Http, Self::Memory, Self::Dashboard];
 
     fn measure(self, settings: &Settings) -> Result<Section> {
         match self {
@@ -130,6 +133,7 @@ impl Topic {
             Self::Drain => drain::measure(settings),
             Self::Http => http::measure(settings),
             Self::Memory => memory::measure(settings),
+            Self::Dashboard => dashboard::measure(settings),
             Self::Apply => apply::measure(settings),
         }
     }
