@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod machine;
+mod package;
 mod process;
 mod sabotage;
 mod scoreboard;
@@ -41,6 +42,8 @@ enum Command {
     Fuzz(fuzz::Arguments),
     /// Run the randomised tests of the log again and again
     Torture(torture::Arguments),
+    /// Build the Debian package, with manual pages and completions (needs cargo-deb)
+    Package,
     /// Live many lives of a queue in virtual time, or one of them aloud
     Simulate(simulate::Arguments),
     /// Plant known bugs, one at a time, and see whether the tests catch them
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Torture(arguments) => torture::run(&arguments),
+        Command::Package => package::run(),
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
         Command::Scoreboard(arguments) => scoreboard::run(&arguments),

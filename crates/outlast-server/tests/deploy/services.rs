@@ -159,12 +159,17 @@ fn the_package_has_everything_that_it_names() {
         .map(|asset| asset.as_array().unwrap().iter().map(|part| part.as_str().unwrap()).collect())
         .collect();
     for asset in &assets {
-        let built = asset[0] == "target/release/outlast";
+        // The binary, and what `cargo xtask package` has it write.
+        let built = asset[0] == "target/release/outlast" || asset[0].starts_with("target/release/package/");
         assert!(built || path(crate_directory).join(asset[0]).is_file(), "{asset:?}");
     }
     let installed_as =
         |to: &str| assets.iter().find(|asset| asset[1] == to).unwrap_or_else(|| panic!("no {to}"));
     assert_eq!(installed_as("usr/bin/")[2], "755");
+    for written in ["man/*", "outlast.bash", "_outlast", "outlast.fish"] {
+        let from = format!("target/release/package/{written}");
+        assert!(assets.iter().any(|asset| asset[0] == from), "no {from}");
+    }
     assert!(installed_as("etc/outlast/")[0].ends_with(SETTINGS));
     assert_eq!(deb["conf-files"].as_array().unwrap()[0].as_str(), Some("/etc/outlast/outlast.toml"));
     let units = path(crate_directory).join(deb["systemd-units"]["unit-scripts"].as_str().unwrap());
