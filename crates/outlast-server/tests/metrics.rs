@@ -44,6 +44,8 @@ const SERIES: &[(&str, &str)] = &[
     ("outages_total", "counter"),
     ("outage_duration_seconds_count", "histogram"),
     ("http_requests_under_way", "gauge"),
+    ("bulk_lines_total{status=\"applied\"}", "counter"),
+    ("bulk_lines_total{status=\"ended\"}", "counter"),
     ("http_requests_total{method=\"PUT\",route=\"/v1/records/{collection}/{id}\",status=\"202\"}", "counter"),
     ("http_request_duration_seconds_count{method=\"GET\",route=\"/metrics\"}", "histogram"),
 ];

@@ -79,4 +79,5 @@ pub use outlast::Outlast;
 pub use outlast_log::Sequence;
 pub use record::{Collection, Document, RecordId};
 pub use status::{Fate, Outcome, Receipt, Status, Wait};
+pub use submit::Submission;
 pub use write::{IdempotencyKey, Operation, RecordName, Write, WriteId};

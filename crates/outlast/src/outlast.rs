@@ -22,8 +22,9 @@ use crate::outage::Outage;
 use crate::record::{Collection, Document, RecordId};
 use crate::status::{
     DeadFilter, DeadLetter, DeadLetters, DeadSelection, DeadStep, Decision, Fate, LaneState, Outcome,
-    QueuedWrite, Receipt, Status, Wait,
+    QueueFilter, QueuedWrite, QueuedWrites, Receipt, Status, Wait,
 };
+use crate::submit::Submission;
 use crate::write::{Operation, Write, WriteId};
 
 /// How long an operator's command waits for the drainer, which serves it between two transactions.
@@ -90,6 +91,16 @@ impl Outlast {
     /// what no retry mends, `QueueFull`, `LogFailed`, `ShuttingDown` and `ServiceUnavailable` for what can be tried again.
     pub async fn submit(&self, write: Write, wait: Wait) -> Result<Outcome, Error> {
         self.core.submit(write, wait).await
+    }
+
+    /// As [`submit`](Outlast::submit), in two steps: this gives the write its place in the order, and
+    /// [`Submission::outcome`] waits for the acknowledgement. So one caller can have many writes under way whose order is
+    /// certain.
+    ///
+    /// # Errors
+    /// As `submit`, for what is known before the write has its place: nothing was accepted then.
+    pub async fn begin(&self, write: Write, wait: Wait) -> Result<Submission, Error> {
+        self.core.begin(write, wait).await
     }
 
     /// Reads a record from the database.
@@ -217,13 +228,14 @@ impl Outlast {
         &self.core.options
     }
 
-    /// Writes that wait, in the order of the log.
+    /// Writes that wait and match, in the order of the log. One call looks at a bounded part of the log, so that a page
+    /// may be short, or empty, and still have a [`next`](QueuedWrites::next).
     ///
     /// # Errors
     /// `LogFailed` when the log cannot be read.
-    pub async fn queue_list(&self, after: Option<WriteId>, limit: usize) -> Result<Vec<QueuedWrite>, Error> {
-        let core = self.core.clone();
-        blocking(move || core.queue_list(after, limit)).await
+    pub async fn queue_list(&self, filter: &QueueFilter) -> Result<QueuedWrites, Error> {
+        let (core, filter) = (self.core.clone(), filter.clone());
+        blocking(move || core.queue_list(&filter)).await
     }
 
     /// One write that waits.

@@ -7,8 +7,12 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::feed::Pending;
 use crate::ledger::Decided;
-use crate::status::{Durability, Fate, QueuedWrite, Receipt};
-use crate::write::WriteId;
+use crate::status::{Durability, Fate, QueueFilter, QueuedWrite, QueuedWrites, Receipt};
+use crate::write::{Operation, RecordName, WriteId};
+
+/// Entries of the log, and bytes of them, that one page looks at: some tens of milliseconds.
+const LOOKED_AT_MAX: usize = 10_000;
+const LOOKED_AT_BYTES_MAX: usize = 16 << 20;
 
 impl Core {
     /// The receipt of the write that its caller knows as `id`.
@@ -70,38 +74,71 @@ impl Core {
         Ok(())
     }
 
-    /// Writes that wait, in the order of the log, after the one at `after`.
-    pub(crate) fn queue_list(&self, after: Option<WriteId>, limit: usize) -> Result<Vec<QueuedWrite>, Error> {
+    /// A page of the writes that wait and match, in the order of the log.
+    pub(crate) fn queue_list(&self, filter: &QueueFilter) -> Result<QueuedWrites, Error> {
+        if let Some(write) = filter.write {
+            return self.queue_find(write, filter);
+        }
         let from = {
             let ledger = self.ledger();
             let before_parked =
                 ledger.chains.oldest().and_then(|oldest| Sequence::from_u64(oldest.as_u64() - 1));
             before_parked.map_or(self.cursor(), |before| before.min(self.cursor()))
         };
-        let mut reader = self.log.reader(after.map_or(from, |after| after.0.max(from)));
-        let mut list = Vec::new();
-        while list.len() < limit {
-            match reader.next().map_err(read_error)? {
-                Some(ReadItem::Entry(entry)) => list.extend(self.waiting(&entry)?),
-                Some(ReadItem::Damaged(_)) => {}
-                None => break,
+        let mut reader = self.log.reader(filter.after.map_or(from, |after| after.0.max(from)));
+        let (mut page, mut looked_at, mut bytes) = (QueuedWrites { writes: Vec::new(), next: None }, 0, 0);
+        loop {
+            let entry = match reader.next().map_err(read_error)? {
+                Some(ReadItem::Entry(entry)) => entry,
+                Some(ReadItem::Damaged(_)) => continue,
+                None => return Ok(page),
+            };
+            let here = WriteId(entry.sequence);
+            (looked_at, bytes) = (looked_at + 1, bytes + entry.body.len());
+            if let Some(write) = self.waiting(&entry, filter)? {
+                if page.writes.len() == filter.limit {
+                    page.next = page.writes.last().map(|last| last.sequence);
+                    return Ok(page);
+                }
+                page.writes.push(write);
+            }
+            if looked_at == LOOKED_AT_MAX || bytes >= LOOKED_AT_BYTES_MAX {
+                page.next = Some(here);
+                return Ok(page);
             }
         }
-        Ok(list)
+    }
+
+    /// The one write of that id, if it waits and matches, as the only page.
+    fn queue_find(&self, write: WriteId, filter: &QueueFilter) -> Result<QueuedWrites, Error> {
+        let mut page = QueuedWrites { writes: Vec::new(), next: None };
+        let sequence = self.ledger().present(write);
+        let before = filter.after.is_some_and(|after| sequence <= after.0);
+        if !before && let Some(entry) = self.log.get(sequence).map_err(read_error)? {
+            page.writes.extend(self.waiting(&entry, filter)?);
+        }
+        Ok(page)
     }
 
     pub(crate) fn queue_show(&self, id: WriteId) -> Result<QueuedWrite, Error> {
         let sequence = self.ledger().present(id);
         let entry = self.log.get(sequence).map_err(read_error)?;
-        entry.and_then(|entry| self.waiting(&entry).transpose()).unwrap_or_else(|| {
-            Err(Error::NotFound {
-                what: format!("a waiting write {id} (ask for its receipt to learn its fate)"),
-            })
-        })
+        entry.and_then(|entry| self.waiting(&entry, &QueueFilter::default()).transpose()).unwrap_or_else(
+            || {
+                Err(Error::NotFound {
+                    what: format!("a waiting write {id} (ask for its receipt to learn its fate)"),
+                })
+            },
+        )
     }
 
-    /// The entry as a waiting write; `None` when it is decided or stands under another sequence now.
-    fn waiting(&self, entry: &Entry) -> Result<Option<QueuedWrite>, Error> {
+    /// The entry as a waiting write; `None` when it does not match, is decided, or stands under another sequence now.
+    fn waiting(&self, entry: &Entry, filter: &QueueFilter) -> Result<Option<QueuedWrite>, Error> {
+        if filter.accepted_until_ms.is_some_and(|until| entry.time_ms > until)
+            || filter.accepted_from_ms.is_some_and(|from| entry.time_ms < from)
+        {
+            return Ok(None);
+        }
         let reached = self.is_reached_in_log(entry.sequence);
         let fated = {
             let ledger = self.ledger();
@@ -116,10 +153,16 @@ impl Core {
             Some(fated) if fated.decided == Decided::Parked => Fate::Parked,
             Some(_) => return Ok(None),
         };
+        if filter.status.is_some_and(|wanted| wanted != status) {
+            return Ok(None);
+        }
         let pending = Pending::decode(entry).map_err(|error| Error::LogFailed {
             reason: format!("entry {} cannot be understood: {error}", entry.sequence),
             outcome_unknown: false,
         })?;
+        if !matches(filter, pending.write.operations()) {
+            return Ok(None);
+        }
         Ok(Some(QueuedWrite {
             id: pending.first,
             sequence: WriteId(entry.sequence),
@@ -127,9 +170,21 @@ impl Core {
             accepted_at: rfc3339(entry.time_ms),
             attempts: fated.as_ref().map_or(pending.attempts, |fated| fated.attempts),
             reason: fated.and_then(|fated| fated.reason).map(|reason| *reason),
+            idempotency_key: pending.write.key().map(|key| key.key.clone()),
             operations: pending.write.operations().to_vec(),
         }))
     }
+}
+
+/// Whether what the write does is what is looked for.
+fn matches(filter: &QueueFilter, operations: &[Operation]) -> bool {
+    let named = |record: &RecordName| {
+        filter.collection.as_ref().is_none_or(|wanted| record.collection == *wanted)
+            && filter.record.as_ref().is_none_or(|wanted| record.id == *wanted)
+    };
+    let anywhere = filter.collection.is_none() && filter.record.is_none();
+    filter.verb.is_none_or(|verb| operations.iter().any(|operation| operation.verb() == verb))
+        && (anywhere || operations.iter().flat_map(Operation::records).any(named))
 }
 
 fn read_error(error: ReadError) -> Error {

@@ -236,8 +236,44 @@ pub struct QueuedWrite {
     /// Why the last attempt was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Refusal>,
+    /// Its client's own name for it, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
     /// What it does.
     pub operations: Vec<Operation>,
+}
+
+/// Which waiting writes. Everything that is given must hold.
+#[derive(Debug, Clone, Default)]
+pub struct QueueFilter {
+    /// Only that touch this collection.
+    pub collection: Option<crate::record::Collection>,
+    /// Only that touch a record with this id; with `collection`, a record of that collection.
+    pub record: Option<crate::record::RecordId>,
+    /// Only the one that its caller knows under this id.
+    pub write: Option<WriteId>,
+    /// Only pending or only parked ones.
+    pub status: Option<Fate>,
+    /// Only with an operation of this kind: one of [`VERBS`](crate::write::VERBS).
+    pub verb: Option<&'static str>,
+    /// Only accepted at this time or before (Unix milliseconds).
+    pub accepted_until_ms: Option<u64>,
+    /// Only accepted at this time or later (Unix milliseconds).
+    pub accepted_from_ms: Option<u64>,
+    /// Only after this place in the log: [`QueuedWrites::next`] of the page before.
+    pub after: Option<WriteId>,
+    /// Most writes on the page.
+    pub limit: usize,
+}
+
+/// A page of waiting writes, in the order of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueuedWrites {
+    /// This page.
+    pub writes: Vec<QueuedWrite>,
+    /// Pass it as `after` to go on, also when this page is empty; `None` when everything was looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<WriteId>,
 }
 
 /// A write that the database refused for good (or as often as it may), with its history.

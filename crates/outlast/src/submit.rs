@@ -1,7 +1,6 @@
 //! The only way in for writes, also while the database is healthy.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outlast_log::{AppendError, Failure, Sequence, Ticket};
@@ -20,6 +19,11 @@ use crate::write::{LoggedWriteRef, Write, WriteId};
 impl Core {
     /// Takes a write in and acknowledges it, or says why not.
     pub(crate) async fn submit(self: &Arc<Self>, write: Write, wait: Wait) -> Result<Outcome, Error> {
+        self.begin(write, wait).await?.outcome().await
+    }
+
+    /// Gives a write its place in the order, or says why not.
+    pub(crate) async fn begin(self: &Arc<Self>, write: Write, wait: Wait) -> Result<Submission, Error> {
         self.database.check(&write)?;
         if self.is_stopping() {
             return Err(Error::ShuttingDown);
@@ -28,32 +32,18 @@ impl Core {
             return Err(self.unavailable());
         }
         if let Some(outcome) = self.same_key(&write).await? {
-            return Ok(outcome);
+            return Ok(Submission(Stage::Known(outcome)));
         }
         let body = self.body_of(&write)?;
         self.reserve(entry_bytes(&body)).await?;
         let (id, ticket, waiting) = self.append(write, &body, wait)?;
-        let Some((waiting, at_most)) = waiting else {
-            return self.queued(id, ticket).await;
-        };
-        let mut guard = Leaving { core: self, sequence: id.0, left: AtomicBool::new(false) };
-        let answer = Self::answer(&guard, waiting, at_most).await;
-        *guard.left.get_mut() = true;
-        match answer {
-            Some(Answer::Applied { duplicate_of }) => {
-                self.metrics.accepted("applied");
-                Ok(Outcome::Applied { id, duplicate_of })
-            }
-            Some(Answer::Rejected(reason)) => Err(Error::Rejected { id, reason }),
-            Some(Answer::Undecided) => Err(Error::LogFailed {
-                reason:
-                    "a decision about this write could not be made durable; it was not acknowledged, but may \
-                         be applied"
-                        .into(),
-                outcome_unknown: true,
-            }),
-            Some(Answer::Released) | None => self.queued(id, ticket).await,
-        }
+        let waiting = waiting.map(|(answer, at_most)| Waiting {
+            leaving: Leaving { core: Arc::clone(self), sequence: id.0, left: false },
+            answer,
+            began: Instant::now(),
+            at_most,
+        });
+        Ok(Submission(Stage::Appended { core: Arc::clone(self), id, ticket, waiting }))
     }
 
     /// The write as the log keeps it, if it is not too large.
@@ -107,7 +97,7 @@ impl Core {
 
     /// Waits for the drainer's answer. `None`: patience ended, and the drainer will not answer any more.
     async fn answer(
-        guard: &Leaving<'_>,
+        guard: &Leaving,
         mut waiting: oneshot::Receiver<Answer>,
         at_most: Duration,
     ) -> Option<Answer> {
@@ -205,17 +195,92 @@ impl Core {
     }
 }
 
-/// A caller that waits. If its future is dropped (the client hung up), nobody waits any more: a refusal then goes
-/// to the dead letters instead of into the void.
-struct Leaving<'a> {
-    core: &'a Core,
-    sequence: Sequence,
-    left: AtomicBool,
+/// A write that has its place in the order: writes that are begun one after the other take effect in that order, however
+/// long their outcomes are waited for.
+///
+/// Nothing is acknowledged yet. Dropped without asking for its outcome, it takes effect all the same (unless the log is
+/// lost before it was synced), and a refusal of it becomes a dead letter.
+#[must_use = "nothing is acknowledged before the outcome"]
+pub struct Submission(Stage);
+
+enum Stage {
+    /// Another write under the same key has answered for it.
+    Known(Outcome),
+    Appended {
+        core: Arc<Core>,
+        id: WriteId,
+        ticket: Ticket,
+        waiting: Option<Waiting>,
+    },
 }
 
-impl Drop for Leaving<'_> {
+/// What the drainer will answer, and how long that is worth waiting for.
+struct Waiting {
+    leaving: Leaving,
+    answer: oneshot::Receiver<Answer>,
+    began: Instant,
+    at_most: Duration,
+}
+
+impl Submission {
+    /// Whether a write under the same idempotency key was there before: this one takes no effect.
+    pub fn is_known(&self) -> bool {
+        matches!(self.0, Stage::Known(_))
+    }
+
+    /// The acknowledgement. Time spent since the write was begun counts as waited.
+    ///
+    /// # Errors
+    /// As [`Outlast::submit`](crate::Outlast::submit), for what is found out after a write has its place.
+    pub async fn outcome(self) -> Result<Outcome, Error> {
+        let (core, id, ticket, waiting) = match self.0 {
+            Stage::Known(outcome) => return Ok(outcome),
+            Stage::Appended { core, id, ticket, waiting } => (core, id, ticket, waiting),
+        };
+        let Some(Waiting { mut leaving, answer, began, at_most }) = waiting else {
+            return core.queued(id, ticket).await;
+        };
+        let answer = Core::answer(&leaving, answer, at_most.saturating_sub(began.elapsed())).await;
+        leaving.left = true;
+        match answer {
+            Some(Answer::Applied { duplicate_of }) => {
+                core.metrics.accepted("applied");
+                Ok(Outcome::Applied { id, duplicate_of })
+            }
+            Some(Answer::Rejected(reason)) => Err(Error::Rejected { id, reason }),
+            Some(Answer::Undecided) => Err(Error::LogFailed {
+                reason:
+                    "a decision about this write could not be made durable; it was not acknowledged, but may \
+                         be applied"
+                        .into(),
+                outcome_unknown: true,
+            }),
+            Some(Answer::Released) | None => core.queued(id, ticket).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Submission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let id = match &self.0 {
+            Stage::Known(Outcome::Applied { id, .. }) | Stage::Appended { id, .. } => *id,
+            Stage::Known(Outcome::Queued(receipt)) => receipt.id,
+        };
+        f.debug_tuple("Submission").field(&id).finish()
+    }
+}
+
+/// A caller that waits. If it is dropped (the client hung up), nobody waits any more: a refusal then goes to the dead
+/// letters instead of into the void.
+struct Leaving {
+    core: Arc<Core>,
+    sequence: Sequence,
+    left: bool,
+}
+
+impl Drop for Leaving {
     fn drop(&mut self) {
-        if !self.left.load(Ordering::Relaxed) {
+        if !self.left {
             self.core.waiters.take(self.sequence);
         }
     }

@@ -12,6 +12,8 @@ use crate::record::{Collection, Document, RecordId};
 
 /// Most operations in one write.
 pub const OPERATIONS_MAX: usize = 1000;
+/// The word for each kind of operation.
+pub const VERBS: [&str; 5] = ["create", "put", "patch", "delete", "statement"];
 /// Longest idempotency key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;
 

@@ -11,6 +11,7 @@ use super::drill::DrillArguments;
 use super::lane::{PauseArguments, ResumeArguments};
 use super::log::LogCommand;
 use super::queue::Rate;
+use super::queue_import::ImportArguments;
 use super::status::StatusArguments;
 use super::top::TopArguments;
 use super::write::WriteCommand;
@@ -145,8 +146,10 @@ pub(super) enum ConfigCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum QueueCommand {
-    /// What waits, in order
+    /// What waits and matches, in order
     List {
+        #[command(flatten)]
+        waiting: Waiting,
         /// Only after this write
         #[arg(long, value_name = "ID")]
         after: Option<String>,
@@ -159,12 +162,16 @@ pub(super) enum QueueCommand {
         /// Its id
         id: String,
     },
-    /// Everything that waits, as lines of JSON, to be looked at or kept; `outlast log export` writes what can be imported
+    /// Everything that waits and matches, as lines of JSON, to be looked at, kept, or imported into another queue
     Export {
+        #[command(flatten)]
+        waiting: Waiting,
         /// Where to [default: standard output]; a file that exists is left alone
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Put the writes of an export into the queue of the running server; run twice, it puts nothing in twice
+    Import(ImportArguments),
     /// Limit the rate at which a backlog is drained, until the server restarts
     Throttle {
         /// Writes per second, or none for no limit
@@ -181,6 +188,32 @@ pub(super) enum QueueCommand {
     Pause(PauseArguments),
     /// Go on after a pause, or after a halt with a decision
     Resume(ResumeArguments),
+}
+
+/// Which waiting writes; everything that is given must hold.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Waiting {
+    /// Only those that touch this collection
+    #[arg(long)]
+    pub(super) collection: Option<String>,
+    /// Only those that touch a record with this id
+    #[arg(long, value_name = "ID")]
+    pub(super) record: Option<String>,
+    /// Only the write with this id
+    #[arg(long, value_name = "ID")]
+    pub(super) write: Option<String>,
+    /// Only pending or only parked ones
+    #[arg(long, value_parser = ["pending", "parked"])]
+    pub(super) status: Option<String>,
+    /// Only those with an operation of this kind
+    #[arg(long, value_parser = ["create", "put", "patch", "delete", "statement"])]
+    pub(super) op: Option<String>,
+    /// Only those that were accepted at least so long ago
+    #[arg(long, value_name = "DURATION")]
+    pub(super) older_than: Option<String>,
+    /// Only those that were accepted at most so long ago
+    #[arg(long, value_name = "DURATION")]
+    pub(super) newer_than: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

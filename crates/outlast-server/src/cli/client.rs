@@ -143,6 +143,21 @@ impl Client {
         Ok(())
     }
 
+    /// Sends a stream of lines that may have no end; so may the answer.
+    pub(super) async fn send_stream(
+        &self,
+        path: &str,
+        prefer: &str,
+        body: reqwest::Body,
+    ) -> Result<Response, Failure> {
+        let mut request = self.request(Method::POST, path).timeout(ENDLESS);
+        if !prefer.is_empty() {
+            request = request.header("prefer", prefer);
+        }
+        let response = request.header(CONTENT_TYPE, "application/x-ndjson").body(body).send().await;
+        self.opened(response.map_err(|error| self.unreachable(&error))?, path).await
+    }
+
     /// The answer when it is a success, and otherwise what the problem says.
     async fn opened(&self, response: Response, path: &str) -> Result<Response, Failure> {
         if response.status().is_success() {

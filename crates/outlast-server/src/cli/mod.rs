@@ -17,12 +17,15 @@ mod output;
 mod pages;
 mod progress;
 mod queue;
+mod queue_import;
 mod serve;
 mod status;
+mod stream;
 mod suggest;
 mod tail;
 mod top;
 mod write;
+mod write_bulk;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::arguments::QueueCommand;
+use super::arguments::{QueueCommand, Waiting};
 use super::client::{Client, segment};
 use super::lane;
 use super::output::{Failure, grouped, print, print_json, print_line, safe, table};
 use super::progress::Progress;
+use super::queue_import;
 use crate::config::units;
 
 /// Writes on one page of an export: some MiB at most of usual ones.
@@ -24,10 +25,8 @@ const SLICE: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(client: &Client, command: &QueueCommand) -> Result<(), Failure> {
     match command {
-        QueueCommand::List { after, limit } => {
-            let mut query = vec![("limit", limit.to_string())];
-            query.extend(after.clone().map(|after| ("after", after)));
-            let page = client.get("/v1/queue/writes", &query).await?;
+        QueueCommand::List { waiting, after, limit } => {
+            let page = page(client, waiting, after.clone(), usize::from(*limit)).await?;
             if client.json {
                 print_json(&page);
             } else {
@@ -37,13 +36,59 @@ pub(super) async fn run(client: &Client, command: &QueueCommand) -> Result<(), F
         QueueCommand::Show { id } => {
             print_json(&client.get(&format!("/v1/queue/writes/{}", segment(id)), &[]).await?);
         }
-        QueueCommand::Export { output } => export(client, output.as_deref()).await?,
+        QueueCommand::Export { waiting, output } => export(client, waiting, output.as_deref()).await?,
+        QueueCommand::Import(arguments) => queue_import::run(client, arguments).await?,
         QueueCommand::Throttle { rate } => throttle(client, rate.0).await?,
         QueueCommand::Drain { at_most } => drain(client, *at_most).await?,
         QueueCommand::Pause(arguments) => lane::pause(client, arguments).await?,
         QueueCommand::Resume(arguments) => lane::resume(client, arguments).await?,
     }
     Ok(())
+}
+
+impl Waiting {
+    /// As parameters of a query.
+    fn query(&self) -> Vec<(&'static str, String)> {
+        [
+            ("collection", &self.collection),
+            ("record", &self.record),
+            ("write", &self.write),
+            ("status", &self.status),
+            ("op", &self.op),
+            ("older_than", &self.older_than),
+            ("newer_than", &self.newer_than),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.clone()?)))
+        .collect()
+    }
+}
+
+/// The first writes that match: the server looks at a part of the queue for each answer, so that several may be needed.
+async fn page(
+    client: &Client,
+    waiting: &Waiting,
+    mut after: Option<String>,
+    limit: usize,
+) -> Result<Value, Failure> {
+    let mut writes = Vec::new();
+    loop {
+        let mut query = waiting.query();
+        query.push(("limit", (limit - writes.len()).to_string()));
+        query.extend(after.take().map(|after| ("after", after)));
+        let mut page = client.get("/v1/queue/writes", &query).await?;
+        if let Some(Value::Array(found)) = page.get_mut("writes") {
+            writes.append(found);
+        }
+        after = page["next"].as_str().map(str::to_owned);
+        if after.is_none() || writes.len() >= limit {
+            let mut page = json!({ "writes": writes });
+            if let Some(next) = after {
+                page["next"] = json!(next);
+            }
+            return Ok(page);
+        }
+    }
 }
 
 /// A rate of the command line: writes per second, or `none`.
@@ -111,16 +156,21 @@ async fn drain(client: &Client, at_most: Duration) -> Result<(), Failure> {
     }
 }
 
-/// Everything that waits, a line each, page by page: what is applied meanwhile may be left out.
-async fn export(client: &Client, output: Option<&Path>) -> Result<(), Failure> {
-    let waiting = client.get("/v1/queue", &[]).await?.pointer("/queue/writes").and_then(Value::as_u64);
+/// Everything that waits and matches, a line each, page by page: what is applied meanwhile may be left out.
+async fn export(client: &Client, waiting: &Waiting, output: Option<&Path>) -> Result<(), Failure> {
+    let status = client.get("/v1/queue", &[]).await?;
+    let count = status.pointer("/queue/writes").and_then(Value::as_u64).unwrap_or_default();
+    let queue = status.pointer("/queue/id").cloned().unwrap_or_default();
     let mut file = output.map(create).transpose()?;
-    let progress = Progress::counts(client.json, "exporting", waiting.unwrap_or_default());
-    let mut query = vec![("limit", EXPORT_PAGE.to_string())];
+    let progress = Progress::counts(client.json, "exporting", count);
+    let filter = [waiting.query(), vec![("limit", EXPORT_PAGE.to_string())]].concat();
+    let mut query = filter.clone();
     let mut exported = 0;
     loop {
-        let page = client.get("/v1/queue/writes", &query).await?;
-        for write in page["writes"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let mut page = client.get("/v1/queue/writes", &query).await?;
+        for write in page["writes"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default() {
+            // An import must know where it comes from: ids are each queue's own.
+            write["queue"] = queue.clone();
             match &mut file {
                 Some(file) => writeln!(file, "{write}").map_err(|error| not_written(output, &error))?,
                 // A reader that has gone (`| head`) has what it wanted.
@@ -131,7 +181,7 @@ async fn export(client: &Client, output: Option<&Path>) -> Result<(), Failure> {
             progress.add(1);
         }
         let Some(next) = page["next"].as_str() else { break };
-        query = vec![("limit", EXPORT_PAGE.to_string()), ("after", next.to_owned())];
+        query = [filter.clone(), vec![("after", next.to_owned())]].concat();
     }
     progress.end();
     let Some((file, path)) = file.zip(output) else {
@@ -151,7 +201,7 @@ async fn export(client: &Client, output: Option<&Path>) -> Result<(), Failure> {
 }
 
 /// A new file, for its owner alone: writes may hold what not everybody should see.
-fn create(path: &Path) -> Result<io::BufWriter<std::fs::File>, Failure> {
+pub(super) fn create(path: &Path) -> Result<io::BufWriter<std::fs::File>, Failure> {
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     opened.map(io::BufWriter::new).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => Failure::failed(format!(
@@ -170,7 +220,10 @@ fn not_written(path: Option<&Path>, error: &io::Error) -> Failure {
 fn list(page: &Value) -> String {
     let writes = page["writes"].as_array().map(Vec::as_slice).unwrap_or_default();
     if writes.is_empty() {
-        return "nothing waits".to_owned();
+        return match page["next"].as_str() {
+            Some(next) => format!("nothing so far; more: outlast queue list --after {}", safe(next, 60)),
+            None => "nothing waits".to_owned(),
+        };
     }
     let rows: Vec<Vec<String>> = writes
         .iter()

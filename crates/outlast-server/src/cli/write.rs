@@ -13,6 +13,7 @@ use super::ask::confirm;
 use super::client::{Answer, Client, segment};
 use super::output::{Failure, grouped, print, print_json, safe, span};
 use super::queue::{text, what};
+use super::write_bulk::{self, BulkArguments};
 use crate::config::units;
 
 /// The longest that one request waits: well below the time limit of the client.
@@ -59,6 +60,9 @@ pub(super) enum WriteCommand {
         /// COLLECTION/ID
         record: Record,
     },
+    /// Send a file of writes, one on each line as JSON: {"op":"put","collection":"c","id":"1","data":{}}, or with
+    /// "operations" several that take effect together; "idempotency_key" may stand beside
+    Bulk(BulkArguments),
     /// Wait until a write is decided; ends with 0 only when it is applied
     Wait {
         /// The id of the write
@@ -196,6 +200,7 @@ pub(super) async fn run(client: &Client, command: &WriteCommand) -> Result<(), F
             print(&answer.text);
             Ok(())
         }
+        WriteCommand::Bulk(arguments) => write_bulk::run(client, arguments).await,
         WriteCommand::Wait { id, at_most } => wait(client, id, *at_most).await,
         WriteCommand::Cancel { id, yes } => cancel(client, id, *yes).await,
     }

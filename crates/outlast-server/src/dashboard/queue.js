@@ -6,34 +6,58 @@ import { ask, card, code, facts, pill, table } from './parts.js';
 import { count, counted, moment, what } from './words.js';
 
 const PAGE = 200;
+const FILTERS = ['collection', 'record', 'write', 'status', 'op', 'older_than'];
+const OPERATIONS = ['create', 'put', 'patch', 'delete', 'statement'];
+/** The server looks at a part of the queue for each answer: so many of them are asked for before somebody is asked to go on. */
+const ANSWERS = 5;
+
+const filterOf = (query) => Object.fromEntries(FILTERS.filter((name) => query.get(name)).map((name) => [name, query.get(name)]));
 
 export const queue = {
   title: (id) => (id ? `Write ${id}` : 'Queue'),
   async load({ id, query }) {
     if (id) return { write: await getExact(`v1/queue/writes/${encodeURIComponent(id)}`) };
-    const after = query.get('after');
-    return get(`v1/queue/writes?limit=${PAGE}${after ? `&after=${encodeURIComponent(after)}` : ''}`);
+    return search(filterOf(query), query.get('after'));
   },
   view(state, data, { id, query, set }) {
     return id ? one(state, data.write) : list(state, data, query, set);
   },
 };
 
+async function search(filter, after) {
+  const writes = [];
+  let next = after;
+  for (let answers = 0; answers < ANSWERS && writes.length < PAGE; answers += 1) {
+    const page = new URLSearchParams({ ...filter, limit: PAGE - writes.length });
+    if (next) page.set('after', next);
+    const answer = await get(`v1/queue/writes?${page}`);
+    writes.push(...answer.writes);
+    next = answer.next;
+    if (!next) break;
+  }
+  return { writes, next };
+}
+
 function list(state, { writes, next }, query, set) {
-  const [wanted, status] = [query.get('q') ?? '', query.get('status') ?? ''];
-  const shown = writes.filter((write) =>
-    (!status || write.status === status) &&
-    (!wanted || `${write.id} ${what(write.operations)} ${write.reason?.message ?? ''}`.toLowerCase().includes(wanted.toLowerCase())));
+  const filter = filterOf(query);
+  const filtered = Object.keys(filter).length > 0;
+  const field = (label, name, placeholder) => h('label', {}, label, h('input', { name, value: filter[name] ?? '', placeholder, autocomplete: 'off', onchange: (event) => set(name, event.target.value.trim()) }));
+  const choice = (label, name, values) => h('label', {}, label, h('select', { name, onchange: (event) => set(name, event.target.value) },
+    ['', ...values].map((value) => h('option', { value, selected: value === (filter[name] ?? '') }, value || 'any'))));
   return [
     h('h1', { tabindex: '-1' }, 'Queue'),
     h('p', { class: 'lead' }, state.status?.queue.writes ? `${counted(state.status.queue.writes, 'write waits', 'writes wait')}, and will be applied in this order.` : 'Nothing waits: every accepted write is decided.'),
     delivery(state),
-    writes.length > 0 && h('form', { class: 'filters', role: 'search', 'aria-label': 'Filter the writes on this page', onsubmit: (event) => event.preventDefault() },
-      h('label', {}, 'Text', h('input', { type: 'search', value: wanted, placeholder: 'id, record, refusal', oninput: (event) => set('q', event.target.value) })),
-      h('label', {}, 'Status', h('select', { onchange: (event) => set('status', event.target.value) },
-        ['', 'pending', 'parked'].map((value) => h('option', { value, selected: value === status }, value || 'any')))),
-      h('span', { class: 'muted' }, `${count(shown.length)} of ${counted(writes.length, 'write')} on this page`)),
-    shown.length > 0 && table('Writes that wait', ['Write', 'What', 'Status', 'Accepted', 'Attempts', 'Last refusal'], shown.map((write) =>
+    (filtered || writes.length > 0) && h('form', { class: 'filters', role: 'search', 'aria-label': 'Filter the writes that wait', onsubmit: (event) => event.preventDefault() },
+      field('Collection', 'collection'),
+      field('Record id', 'record'),
+      field('Write id', 'write', '1-1'),
+      choice('Operation', 'op', OPERATIONS),
+      choice('Status', 'status', ['pending', 'parked']),
+      field('Older than', 'older_than', '10m'),
+      filtered && h('a', { class: 'button', href: '#/queue' }, 'Show all'),
+      h('span', { class: 'muted' }, `${counted(writes.length, filtered ? 'match' : 'write', filtered ? 'matches' : 'writes')} on this page${next && writes.length < PAGE ? ' so far' : ''}`)),
+    writes.length > 0 && table('Writes that wait', ['Write', 'What', 'Status', 'Accepted', 'Attempts', 'Last refusal'], writes.map((write) =>
       h('tr', { 'data-key': write.id },
         h('th', { scope: 'row' }, h('a', { href: `#/queue/${write.id}` }, write.id)),
         h('td', {}, what(write.operations)),
@@ -42,8 +66,8 @@ function list(state, { writes, next }, query, set) {
         h('td', { class: 'number' }, count(write.attempts)),
         h('td', { class: 'long' }, write.reason?.message ?? '–')))),
     h('nav', { class: 'pages', 'aria-label': 'Pages' },
-      query.get('after') && h('a', { class: 'button', href: '#/queue' }, 'First page'),
-      next && h('button', { class: 'button', onclick: () => set('after', next) }, 'Next page')),
+      query.get('after') && h('button', { class: 'button', onclick: () => set('after', '') }, 'First page'),
+      next && h('button', { class: 'button', onclick: () => set('after', next) }, writes.length < PAGE ? 'Search further' : 'Next page')),
   ];
 }
 

@@ -1,7 +1,7 @@
 //! [`App`]: what every request needs, and [`Call`]: one request on its way to its handler.
 
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -99,7 +99,7 @@ impl App {
     }
 }
 
-/// One request: authorised, its body read.
+/// One request: authorised, its body read unless it is a stream.
 pub struct Call {
     /// What every request needs.
     pub app: Arc<App>,
@@ -107,14 +107,22 @@ pub struct Call {
     pub parts: Parts,
     /// The parameters of the path, decoded.
     pub params: Vec<(String, String)>,
-    /// The whole body; empty where the route takes none.
+    /// The whole body; empty where the route takes none, or takes it as a stream.
     pub body: Bytes,
+    /// The body of a route that takes a stream, not read yet. Behind a lock that nobody waits for: a body alone could not
+    /// be lent to handlers.
+    pub stream: Mutex<Body>,
 }
 
 /// What a handler answers.
 pub(super) type Answer = Result<Response, Problem>;
 
 impl Call {
+    /// The body of a route that takes a stream.
+    pub fn into_stream(self) -> Body {
+        self.stream.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The request's headers.
     pub fn headers(&self) -> &HeaderMap {
         &self.parts.headers

@@ -12,6 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use serde::Serialize;
+
 use super::routes::ROUTES;
 
 /// The media type of `OpenMetrics`, which `prometheus-client` writes.
@@ -37,11 +39,67 @@ struct RouteLabels {
     route: &'static str,
 }
 
+/// What a line of a stream of writes is answered with. They differ in what its sender does next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum LineStatus {
+    /// The database has committed it.
+    #[default]
+    Applied,
+    /// It is fsynced in the log.
+    Queued,
+    /// Refused, for good.
+    Rejected,
+    /// No write at all: it must be corrected.
+    Invalid,
+    /// Not accepted: it can be sent again.
+    Unavailable,
+    /// It may take effect.
+    Unknown,
+    /// It was not taken, nor anything after it.
+    Ended,
+}
+
+impl LineStatus {
+    const ALL: [Self; 7] = [
+        Self::Applied,
+        Self::Queued,
+        Self::Rejected,
+        Self::Invalid,
+        Self::Unavailable,
+        Self::Unknown,
+        Self::Ended,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Queued => "queued",
+            Self::Rejected => "rejected",
+            Self::Invalid => "invalid",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+impl Serialize for LineStatus {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LineLabels {
+    status: &'static str,
+}
+
 /// `outlast_http_requests_total` and `outlast_http_request_duration_seconds`.
 pub struct HttpMetrics {
     requests: Family<RequestLabels, Counter>,
     durations: Family<RouteLabels, Histogram, fn() -> Histogram>,
     under_way: Gauge,
+    lines: Family<LineLabels, Counter>,
 }
 
 impl HttpMetrics {
@@ -52,7 +110,11 @@ impl HttpMetrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(histogram),
             under_way: Gauge::default(),
+            lines: Family::default(),
         };
+        for status in LineStatus::ALL {
+            drop(metrics.lines.get_or_create(&LineLabels { status: status.as_str() }));
+        }
         for route in ROUTES {
             let (method, route_path) = (method_label(&route.method), route.path);
             drop(metrics.durations.get_or_create(&RouteLabels { method, route: route_path }));
@@ -73,6 +135,11 @@ impl HttpMetrics {
             Unit::Seconds,
             metrics.durations.clone(),
         );
+        registry.register(
+            "bulk_lines",
+            "Lines of streams of writes, by what they were answered with; ended: streams that ended early",
+            metrics.lines.clone(),
+        );
         metrics
     }
 
@@ -80,6 +147,11 @@ impl HttpMetrics {
     pub(super) fn begin(&self) -> UnderWay {
         self.under_way.inc();
         UnderWay(self.under_way.clone())
+    }
+
+    /// A line of a stream of writes was answered.
+    pub(super) fn line(&self, status: LineStatus) {
+        self.lines.get_or_create(&LineLabels { status: status.as_str() }).inc();
     }
 
     /// One request was answered.

@@ -14,8 +14,10 @@ mod events;
 mod export;
 mod framing;
 mod history;
+mod lines;
 mod metrics;
 mod openapi;
+mod operations;
 mod prefer;
 mod probes;
 pub mod problem;
@@ -28,6 +30,7 @@ mod timed;
 mod tls;
 mod transactions;
 mod writes;
+mod writes_stream;
 
 pub use accept::serve;
 pub use app::App;

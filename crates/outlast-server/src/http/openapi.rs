@@ -6,6 +6,11 @@ use super::auth::Policy;
 use super::problem::PROBLEM_JSON;
 use super::routes::{Body, ROUTES, Route};
 
+/// The media type of a body.
+fn media_type(body: Body) -> &'static str {
+    if matches!(body, Body::Stream(_)) { "application/x-ndjson" } else { "application/json" }
+}
+
 /// The whole document.
 pub(super) fn document() -> Value {
     let mut paths = Map::new();
@@ -44,10 +49,10 @@ fn operation(route: &Route) -> Value {
     let (schema, required) = match route.body {
         Body::None => return operation,
         Body::Optional(schema) => (schema, false),
-        Body::Required(schema) => (schema, true),
+        Body::Required(schema) | Body::Stream(schema) => (schema, true),
     };
-    operation["requestBody"] =
-        json!({ "required": required, "content": { "application/json": { "schema": reference(schema) } } });
+    let content = json!({ media_type(route.body): { "schema": reference(schema) } });
+    operation["requestBody"] = json!({ "required": required, "content": content });
     operation
 }
 
@@ -63,15 +68,16 @@ fn parameters(route: &Route) -> Value {
             json!({ "name": name, "in": "query", "description": meaning, "schema": { "type": "string" } }),
         );
     }
+    let mut headers = Vec::new();
+    if is_write(route) || matches!(route.body, Body::Stream(_)) {
+        headers.push(("Prefer", "respond-async, wait=SECONDS, return=minimal (RFC 7240)."));
+    }
     if is_write(route) {
-        for (name, meaning) in [
-            ("Prefer", "respond-async, wait=SECONDS, return=minimal (RFC 7240)."),
-            ("Idempotency-Key", "Your own name for this write: sent again, it takes effect once."),
-        ] {
-            let schema = json!({ "type": "string" });
-            parameters
-                .push(json!({ "name": name, "in": "header", "description": meaning, "schema": schema }));
-        }
+        headers.push(("Idempotency-Key", "Your own name for this write: sent again, it takes effect once."));
+    }
+    for (name, meaning) in headers {
+        let schema = json!({ "type": "string" });
+        parameters.push(json!({ "name": name, "in": "header", "description": meaning, "schema": schema }));
     }
     Value::Array(parameters)
 }
@@ -93,7 +99,7 @@ fn responses(route: &Route) -> Value {
             400.. if route.answer == "application/health+json" => (route.answer, route.answer),
             400.. => ("Problem", PROBLEM_JSON),
             _ if route.answer.contains('/') => (route.answer, route.answer),
-            _ => (route.answer, "application/json"),
+            _ => (route.answer, media_type(route.body)),
         };
         let schema = match schema {
             "application/json" | "application/health+json" => json!({ "type": "object" }),

@@ -27,6 +27,8 @@ pub(super) struct Preferences {
     pub minimal: bool,
     /// The client asked for the record.
     representation: bool,
+    /// Of a stream: end it at the first line that is not accepted (`handling=strict`).
+    pub strict: bool,
 }
 
 impl Preferences {
@@ -46,6 +48,7 @@ impl Preferences {
                     preferences.minimal = value.eq_ignore_ascii_case("minimal");
                     preferences.representation = value.eq_ignore_ascii_case("representation");
                 }
+                "handling" => preferences.strict |= value.eq_ignore_ascii_case("strict"),
                 _ => {}
             }
         }
@@ -79,6 +82,9 @@ impl Preferences {
         }
         if self.representation {
             followed.push("return=representation".to_owned());
+        }
+        if self.strict {
+            followed.push("handling=strict".to_owned());
         }
         HeaderValue::from_str(&followed.join(", ")).ok()
     }
@@ -137,6 +143,8 @@ mod tests {
         );
         assert_eq!(prefer(&["return=minimal, return=representation"]).applied().unwrap(), "return=minimal");
         assert_eq!(prefer(&["wait=400"]).applied().unwrap(), "wait=300");
+        assert_eq!(prefer(&["handling=lenient"]).applied(), None);
+        assert_eq!(prefer(&["handling=strict"]).applied().unwrap(), "handling=strict");
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use outlast::{Error, RefusalKind};
+use outlast::{Error, RefusalKind, WriteId};
 use serde_json::{Map, Value, json};
+
+use super::metrics::LineStatus;
 
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -57,11 +59,15 @@ kinds! {
     REQUEST_TIMEOUT, "request-timeout", REQUEST_TIMEOUT, "The body did not arrive in time.",
         "Send the body faster, or raise server.body_timeout.";
     BODY_INTERRUPTED, "body-interrupted", BAD_REQUEST, "The body ended before it was complete.",
-        "Send the request again. Nothing was accepted.";
+        "Send the request again. Nothing was accepted; of a stream of writes, only what its results say.";
+    RESULTS_NOT_READ, "results-not-read", REQUEST_TIMEOUT, "The results of a stream of writes were not read.",
+        "Read results while you send lines, or send fewer lines in one stream. What has a result is as it says; lines from the one that the last result names were not taken.";
     RECORD_EXISTS, "record-exists", CONFLICT, "The record exists already.",
         "Choose another id, or use PUT to replace the record.";
     KEY_IN_FLIGHT, "idempotency-key-in-flight", CONFLICT, "A write with this idempotency key is still under way.",
         "Wait a little, then send the same request again to get its outcome.";
+    LINE_NOT_ACCEPTED, "line-not-accepted", CONFLICT, "A line before this one was not accepted, and the stream is strict.",
+        "Correct that line, or wait as its problem says; then send it and those after it in a new stream.";
     CONFLICT, "conflict", CONFLICT, "This is not possible in the present state.",
         "The detail says why, and what would be possible.";
     TOO_LARGE, "too-large", PAYLOAD_TOO_LARGE, "The request is too large.",
@@ -141,6 +147,26 @@ impl Problem {
     pub fn header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
         self.0.headers.push((name, value));
         self
+    }
+
+    /// As what it is told on a line of a stream of writes.
+    pub(super) fn line_status(&self) -> LineStatus {
+        let Inner { kind, members, .. } = &*self.0;
+        let unknown = *kind == INTERNAL || members.get("outcome_unknown") == Some(&Value::Bool(true));
+        if unknown {
+            LineStatus::Unknown
+        } else if kind.status == StatusCode::SERVICE_UNAVAILABLE || *kind == KEY_IN_FLIGHT {
+            LineStatus::Unavailable
+        } else if [MALFORMED_JSON, INVALID_REQUEST, TOO_LARGE].contains(kind) {
+            LineStatus::Invalid
+        } else {
+            LineStatus::Rejected
+        }
+    }
+
+    /// The write that it is about, when that has an id.
+    pub(super) fn write(&self) -> Option<WriteId> {
+        self.0.members.get("write")?.as_str()?.parse().ok()
     }
 
     /// What kind it is.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::StatusCode;
-use outlast::WriteId;
-use outlast::status::Decision;
+use outlast::status::{Decision, QueueFilter};
+use outlast::write::VERBS;
+use outlast::{Fate, WriteId};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -31,22 +32,59 @@ fn status_now(call: &Call) -> Answer {
     Ok(not_stored(json_of(StatusCode::OK, &call.app.outlast.status())?))
 }
 
-/// `GET /v1/queue/writes`: what waits, in order.
+/// `GET /v1/queue/writes`: what waits and matches, in order.
 ///
 /// # Errors
-/// 400 for a wrong limit or id.
+/// 400 for a wrong filter, limit or id.
 pub(super) async fn list(call: Call) -> Answer {
-    let [after, page] = call.known_query(["after", "limit"])?;
-    let page = limit(page.as_deref(), LIMIT_DEFAULT, LIMIT_MAX)?;
-    let mut writes = call.app.outlast.queue_list(write_id(after)?, page + 1).await?;
-    let more = writes.len() > page;
-    writes.truncate(page);
-    let next = writes.last().filter(|_| more).map(|write| write.id);
-    let mut body = json!({ "writes": writes });
-    if let Some(next) = next {
-        body["next"] = json!(next);
-    }
-    Ok(not_stored(json_of(StatusCode::OK, &body)?))
+    let page = call.app.outlast.queue_list(&filter(&call)?).await?;
+    Ok(not_stored(json_of(StatusCode::OK, &page)?))
+}
+
+fn filter(call: &Call) -> Result<QueueFilter, Problem> {
+    let [collection, record, write, status, op, older_than, newer_than, after, limit_text] = call
+        .known_query([
+            "collection",
+            "record",
+            "write",
+            "status",
+            "op",
+            "older_than",
+            "newer_than",
+            "after",
+            "limit",
+        ])?;
+    let wrong = |name: &str, why: String| Problem::new(INVALID_REQUEST, format!("\"{name}\": {why}"));
+    let status = match status.as_deref() {
+        None => None,
+        Some("pending") => Some(Fate::Pending),
+        Some("parked") => Some(Fate::Parked),
+        Some(_) => return Err(wrong("status", "what waits is pending or parked".into())),
+    };
+    let write = write.map(|id| id.parse().map_err(|error| wrong("write", format!("{error}"))));
+    let verb = op.map(|op| {
+        let known = VERBS.into_iter().find(|verb| *verb == op);
+        known.ok_or_else(|| wrong("op", format!("use one of {}", VERBS.join(", "))))
+    });
+    let ago = |name: &str, text: Option<String>| {
+        let age = text.map(|text| duration(name, &text, Duration::MAX)).transpose()?;
+        Ok::<_, Problem>(age.map(|age| unix_ms().saturating_sub(age.as_millis() as u64)))
+    };
+    Ok(QueueFilter {
+        collection: collection.map(|name| name.parse()).transpose()?,
+        record: record.map(|id| id.parse()).transpose()?,
+        write: write.transpose()?,
+        status,
+        verb: verb.transpose()?,
+        accepted_until_ms: ago("older_than", older_than)?,
+        accepted_from_ms: ago("newer_than", newer_than)?,
+        after: write_id(after)?,
+        limit: limit(limit_text.as_deref(), LIMIT_DEFAULT, LIMIT_MAX)?,
+    })
+}
+
+fn unix_ms() -> u64 {
+    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default()
 }
 
 /// A write id of the query.

@@ -1,6 +1,6 @@
 //! From the table of routes to a router: policy, body, handler and metrics, once for every route.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use axum::Router;
@@ -48,13 +48,14 @@ async fn run(route: &'static Route, app: &Arc<App>, request: Request) -> Answer 
         .await
         .map_err(|error| Problem::new(INVALID_REQUEST, format!("the path: {error}")))?;
     let params = params.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let body = match route.body {
-        routes::Body::None => axum::body::Bytes::new(),
+    let (body, stream) = match route.body {
+        routes::Body::None => (axum::body::Bytes::new(), Body::empty()),
         routes::Body::Optional(_) | routes::Body::Required(_) => {
-            body::read(body, app.server.max_body_bytes, app.server.body_timeout).await?
+            (body::read(body, app.server.max_body_bytes, app.server.body_timeout).await?, Body::empty())
         }
+        routes::Body::Stream(_) => (axum::body::Bytes::new(), body),
     };
-    let call = Call { app: Arc::clone(app), parts, params, body };
+    let call = Call { app: Arc::clone(app), parts, params, body, stream: Mutex::new(stream) };
     if audit::is_noted(route) { audit::noted(route, call).await } else { (route.handler)(call).await }
 }
 

@@ -8,7 +8,7 @@ use super::app::{Answer, Call};
 use super::auth::Policy;
 use super::{
     about, audit, bulk, dashboard, dead, docs, events, export, history, probes, queue, records, report,
-    transactions, writes,
+    transactions, writes, writes_stream,
 };
 use crate::config::Role;
 
@@ -21,6 +21,8 @@ pub enum Body {
     Optional(&'static str),
     /// JSON.
     Required(&'static str),
+    /// Lines of JSON without an end, which the handler reads; the answer is of the same kind.
+    Stream(&'static str),
 }
 
 /// A handler. Its future is boxed once, here.
@@ -54,8 +56,17 @@ const WRITER: Policy = Policy::AtLeast(Role::Writer);
 const OPERATOR: Policy = Policy::AtLeast(Role::Operator);
 
 const NO_QUERY: &[(&str, &str)] = &[];
-const PAGE: &[(&str, &str)] =
-    &[("after", "Only after this write id."), ("limit", "1 to 1000, 100 by default.")];
+const WAITING: &[(&str, &str)] = &[
+    ("collection", "Only those that touch this collection."),
+    ("record", "Only those that touch a record with this id."),
+    ("write", "Only the write with this id."),
+    ("status", "Only pending or only parked ones."),
+    ("op", "Only those with an operation of this kind: create, put, patch, delete or statement."),
+    ("older_than", "Only those that were accepted at least so long ago, for example 10m."),
+    ("newer_than", "Only those that were accepted at most so long ago, for example 10m."),
+    ("after", "The member next of the page before; or a write id: only after its place in the log."),
+    ("limit", "1 to 1000, 100 by default."),
+];
 const LIST: &[(&str, &str)] = &[
     ("limit", "1 to 1000, 100 by default."),
     ("cursor", "The member next of the page before."),
@@ -84,6 +95,7 @@ const PROBLEM: &[u16] = &[200, 404];
 const PROBE: &[u16] = &[200, 503];
 const READ: &[u16] = &[200, 400, 401, 403, 404, 503];
 const WRITE: &[u16] = &[200, 202, 204, 400, 401, 403, 404, 408, 409, 413, 415, 422, 503];
+const STREAM: &[u16] = &[200, 400, 401, 403, 408, 415];
 const CREATE: &[u16] = &[201, 202, 204, 400, 401, 403, 408, 409, 413, 415, 422, 503];
 const DELETE: &[u16] = &[202, 204, 400, 401, 403, 409, 422, 503];
 const STATE: &[u16] = &[200, 400, 401, 403];
@@ -113,7 +125,7 @@ macro_rules! routes {
     };
 }
 
-use Body::{None as Nothing, Optional, Required};
+use Body::{None as Nothing, Optional, Required, Stream};
 
 routes! {
     POST "/v1/records/{collection}" WRITER Required("Document"), NO_QUERY, "Record", CREATE, records::create_anywhere,
@@ -132,14 +144,16 @@ routes! {
         "Remove a record; one that is absent is fine";
     POST "/v1/transactions" WRITER Required("Transaction"), NO_QUERY, "Applied", WRITE, transactions::post,
         "Several operations that take effect together, or not at all";
+    POST "/v1/bulk" WRITER Stream("BulkLine"), NO_QUERY, "BulkResult", STREAM, writes_stream::post,
+        "A stream of writes, one on each line; each line is answered with one, in order, while the stream goes on";
     GET "/v1/writes/{id}" READER Nothing, WAIT, "Receipt", READ, writes::receipt,
         "The receipt of a write: its fate, position and estimate";
     DELETE "/v1/writes/{id}" WRITER Nothing, NO_QUERY, "Receipt", ACT, writes::cancel,
         "Cancel a write while it is pending";
     GET "/v1/queue" READER Nothing, NO_QUERY, "Status", STATE, queue::status,
         "The whole picture: database, queue, accounting";
-    GET "/v1/queue/writes" READER Nothing, PAGE, "QueuedWrites", READ, queue::list,
-        "The writes that wait, in order";
+    GET "/v1/queue/writes" READER Nothing, WAITING, "QueuedWrites", READ, queue::list,
+        "The writes that wait and match, in order; one answer looks at a bounded part of the queue";
     GET "/v1/queue/writes/{id}" READER Nothing, NO_QUERY, "QueuedWrite", READ, queue::show,
         "One write that waits";
     POST "/v1/queue/pause" OPERATOR Optional("Pause"), NO_QUERY, "Status", ACT, queue::pause,

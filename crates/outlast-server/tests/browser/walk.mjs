@@ -122,11 +122,21 @@ const steps = {
     await screen(/^Queue/);
     await heading('Queue');
     assert.equal(await page.evaluate(() => document.activeElement.tagName), 'H1');
-    await see(`${writes} of ${writes} writes on this page`);
-    await page.getByRole('searchbox', { name: 'Text' }).fill('people/w7');
-    await see(`1 of ${writes} writes on this page`);
-    assert.match(page.url(), /q=people%2Fw7/);
-    assert.ok(await page.getByRole('searchbox', { name: 'Text' }).evaluate((input) => input === document.activeElement), 'the focus stays');
+    await see(`${writes} writes on this page`);
+    // The server searches; the filter stands in the address, so that it can be sent to somebody.
+    const record = page.getByRole('textbox', { name: 'Record id' });
+    await record.fill('w7');
+    await record.press('Enter');
+    await see('1 match on this page');
+    assert.match(page.url(), /record=w7/);
+    assert.ok(await record.evaluate((input) => input === document.activeElement), 'the focus stays');
+    await page.getByRole('combobox', { name: 'Operation' }).selectOption('delete');
+    await see('0 matches on this page');
+    assert.match(page.url(), /record=w7&op=delete/);
+    await page.reload();
+    await see('0 matches on this page');
+    await page.getByRole('combobox', { name: 'Operation' }).selectOption('');
+    await see('1 match on this page');
     await accessible('the queue');
     await page.getByRole('row', { name: /people\/w7/ }).getByRole('link').click();
     await heading(/^Write \d+-\d+$/);

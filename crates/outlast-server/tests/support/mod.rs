@@ -2,6 +2,8 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::format_push_string)]
 #![allow(unreachable_pub, reason = "each test binary uses another part of this")]
 
+pub(crate) mod stream;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;

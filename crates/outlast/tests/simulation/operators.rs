@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use outlast::status::{DeadFilter, DeadLetter};
+use outlast::status::{DeadFilter, DeadLetter, QueueFilter};
 use outlast::{Document, Error, Fate, Operation, Outlast, WriteId};
 use outlast_testkit::history::Told;
 use outlast_testkit::simulated::tokens_of;
@@ -68,8 +68,11 @@ async fn pause(story: &Story, outlast: &Outlast, dice: &mut fastrand::Rng) {
 async fn cancel(story: &Story, outlast: &Outlast, dice: &mut fastrand::Rng) {
     // The oldest, mostly: what may be under way.
     let first = if dice.u8(..4) == 0 { 20 } else { 3 };
-    let Ok(waiting) = outlast.queue_list(None, first).await else { return };
-    let Some(write) = dice.choice(&waiting) else { return };
+    let Ok(waiting) = outlast.queue_list(&QueueFilter { limit: first, ..QueueFilter::default() }).await
+    else {
+        return;
+    };
+    let Some(write) = dice.choice(&waiting.writes) else { return };
     let tokens = tokens_of(&write.operations);
     story.facts().perhaps_discarded.extend(tokens.iter().cloned());
     story.trace.note(format_args!("operator: cancel {} {}", write.id, tokens.join(" ")));

@@ -85,7 +85,8 @@ fn failure(error: &ImportError) -> Failure {
     Failure::new(exit, error.to_string())
 }
 
-fn open(path: &Path) -> Result<File, Failure> {
+/// The file, or standard input as one.
+pub(in crate::cli) fn open(path: &Path) -> Result<File, Failure> {
     let cannot = |error: io::Error| Failure::failed(format!("{} could not be read: {error}", path.display()));
     if path != Path::new("-") {
         return File::open(path).map_err(cannot);

@@ -4,6 +4,8 @@ mod export;
 mod import;
 mod words;
 
+pub(super) use import::open as open_to_import;
+
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
