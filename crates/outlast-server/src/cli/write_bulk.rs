@@ -112,7 +112,7 @@ pub(super) async fn run(client: &Client, arguments: &BulkArguments) -> Result<()
     }
     let (why, next) = why(&end, unanswered.front().map(|sent| sent.number));
     if client.json {
-        print_json(&summary(&counted, &why, next));
+        print_json(&summary(&counted, why.as_deref(), next));
     } else {
         print(&words(&counted));
     }
@@ -150,7 +150,7 @@ fn why(end: &End, next: Option<u64>) -> (Option<String>, Option<u64>) {
     }
 }
 
-fn summary(counted: &Counted, why: &Option<String>, next: Option<u64>) -> Value {
+fn summary(counted: &Counted, why: Option<&str>, next: Option<u64>) -> Value {
     let mut summary = Map::new();
     summary.insert("lines".into(), json!(counted.lines()));
     for (status, count) in STATUSES.iter().zip(counted.counts) {
