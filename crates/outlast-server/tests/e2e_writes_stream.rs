@@ -28,11 +28,13 @@ fn address(url: &str) -> SocketAddr {
 }
 
 fn line(token: u64) -> String {
+    // Neighbours are of one record mostly.
+    let record = format!("r{}", token / 7 % RECORDS);
     let mut line = json!({
         "op": "statement",
         "statement": Dialect::Sqlite.note(),
-        "parameters": { "id": format!("r{}", token % RECORDS), "note": token.to_string() },
-        "touches": [{ "collection": "counters", "id": format!("r{}", token % RECORDS) }],
+        "parameters": { "id": record, "note": token.to_string() },
+        "touches": [{ "collection": "counters", "id": record }],
     })
     .to_string();
     line.push('\n');

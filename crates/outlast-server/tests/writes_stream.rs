@@ -148,6 +148,8 @@ async fn what_is_no_stream_of_lines_is_refused_before_it_is_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_take_effect_in_the_order_of_their_lines_also_when_the_queue_is_full_on_the_way() {
     const COUNT: u64 = 3000;
+    // Neighbours are of one record mostly.
+    let record = |n: u64| n / 7 % 3;
     let server = Server::start_with(|config| {
         config.server.allow_statements = true;
         // Many come to a full queue and wait there.
@@ -158,7 +160,7 @@ async fn writes_take_effect_in_the_order_of_their_lines_also_when_the_queue_is_f
     for id in ["0", "1", "2"] {
         assert_eq!(server.json("PUT", &format!("/v1/records/a/{id}"), "{\"tokens\":[]}").await.status, 200);
     }
-    let lines: String = (0..COUNT).map(|n| note(&(n % 3).to_string(), n)).collect();
+    let lines: String = (0..COUNT).map(|n| note(&record(n).to_string(), n)).collect();
     let mut stream = Stream::open(server.address, &[], None).await;
     stream.head().await;
     let (mut reading, mut writing) = (stream.reading, stream.writing);
@@ -176,10 +178,10 @@ async fn writes_take_effect_in_the_order_of_their_lines_also_when_the_queue_is_f
     }
     assert_eq!(reading.next().await, None);
     drop(sending.await.unwrap());
-    for record in 0..3 {
-        let tokens = server.get(&format!("/v1/records/a/{record}")).await.json()["tokens"].clone();
-        let expected: Vec<u64> = (0..COUNT).filter(|n| n % 3 == record).collect();
-        assert_eq!(tokens, json!(expected), "record {record}");
+    for number in 0..3 {
+        let tokens = server.get(&format!("/v1/records/a/{number}")).await.json()["tokens"].clone();
+        let expected: Vec<u64> = (0..COUNT).filter(|n| record(*n) == number).collect();
+        assert_eq!(tokens, json!(expected), "record {number}");
     }
 }
 
