@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use support::Server;
 use support::stream::Stream;
 
+fn put(collection: &str, id: u64) -> String {
+    format!("{}\n", json!({ "op": "put", "collection": collection, "id": id.to_string(), "data": {} }))
+}
+
 async fn queue(server: &Server, lines: String, count: u64) {
     let mut stream = Stream::open(server.address, &[("prefer", "respond-async")], None).await;
     stream.head().await;
@@ -52,12 +56,8 @@ async fn a_search_in_a_long_queue_looks_at_a_part_of_it_for_each_answer_and_find
     const COUNT: u64 = 25_000;
     let server = Server::start().await;
     server.outlast.pause(None).await.unwrap();
-    let lines: String = (0..COUNT)
-        .map(|n| {
-            let collection = if n % 12_000 == 0 { "rare" } else { "usual" };
-            format!("{}\n", json!({ "op": "put", "collection": collection, "id": n.to_string(), "data": {} }))
-        })
-        .collect();
+    let collection = |n: u64| if n % 12_000 == 0 { "rare" } else { "usual" };
+    let lines: String = (0..COUNT).map(|n| put(collection(n), n)).collect();
     queue(&server, lines, COUNT).await;
     let found = pages(&server, "collection=rare").await;
     assert_eq!(
@@ -89,11 +89,7 @@ async fn pages_go_on_behind_writes_that_were_refused_and_came_again() {
         bad.then(|| (Refusal::new(RefusalKind::Constraint, "not yet"), true))
     });
     server.outlast.pause(None).await.unwrap();
-    let lines: String = (0..5)
-        .map(|n| {
-            format!("{}\n", json!({ "op": "put", "collection": "bad", "id": n.to_string(), "data": {} }))
-        })
-        .collect();
+    let lines: String = (0..5).map(|n| put("bad", n)).collect();
     queue(&server, lines, 5).await;
     server.outlast.resume(None).await.unwrap();
     let attempts = async || {
@@ -107,8 +103,8 @@ async fn pages_go_on_behind_writes_that_were_refused_and_came_again() {
     let ids: BTreeSet<String> = pages(&server, "limit=1").await.concat().into_iter().collect();
     assert_eq!(ids.len(), 5, "{ids:?}");
     assert_eq!(pages(&server, "limit=2&collection=bad").await.concat().len(), 5);
-    let first = ids.first().unwrap();
-    assert_eq!(pages(&server, &format!("write={first}")).await.concat(), [first.clone()]);
+    let first = ids.into_iter().next().unwrap();
+    assert_eq!(pages(&server, &format!("write={first}")).await.concat(), [first]);
     let parked = pages(&server, "status=parked").await.concat().len();
     let pending = pages(&server, "status=pending").await.concat().len();
     assert_eq!(parked + pending, 5);

@@ -105,7 +105,7 @@ async fn a_line_that_is_wrong_fails_alone() {
             "",
         ),
     ];
-    let text: String = lines.iter().map(|(line, ..)| format!("{line}\n")).collect();
+    let text = lines.map(|(line, ..)| line).join("\n");
     let results = all(&server, &[], &text).await;
     assert_eq!(results.len(), lines.len(), "{results:?}");
     for ((index, (line, status, problem)), result) in lines.iter().enumerate().zip(&results) {
