@@ -275,6 +275,7 @@ async fn every_action_of_an_operator_is_noted_with_who_what_and_the_result() {
         name: name.into(),
         role,
         sha256: Sha256::digest(format!("{name}-token")).into(),
+        expires: None,
     };
     let server = Server::start_with(|config| {
         config.server.tokens = vec![token("night shift", Role::Operator), token("app", Role::Reader)];

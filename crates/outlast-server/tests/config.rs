@@ -224,6 +224,7 @@ fn the_sample_with_every_comment_mark_removed_is_the_default_configuration() {
     let uncommented: String = sample
         .lines()
         .filter(|line| !line.contains("server.tokens") && !line.starts_with("#sha256"))
+        .filter(|line| !line.starts_with("#expires ="))
         .filter(|line| !line.starts_with("#name =") && !line.starts_with("#role ="))
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
         .fold(String::new(), |text, line| text + line + "\n");

@@ -16,7 +16,7 @@ fn path_of(route: &Route) -> String {
 }
 
 fn token(name: &str, role: Role) -> Token {
-    Token { name: name.into(), role, sha256: Sha256::digest(format!("{name}-token")).into() }
+    Token { name: name.into(), role, sha256: Sha256::digest(format!("{name}-token")).into(), expires: None }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

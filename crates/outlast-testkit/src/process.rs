@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// The longest that the server may take to answer after it was started, or to end after it was told to.
 const LIMIT: Duration = Duration::from_mins(1);
 /// Lines of standard error that are kept for the messages of failed tests.
-const LINES_KEPT: usize = 200;
+const LINES_KEPT: usize = 2000;
 
 /// How a process is to be run: the binary, its working directory and its settings.
 #[derive(Debug, Clone)]

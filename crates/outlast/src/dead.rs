@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::alike::without_own_values;
 use crate::clock::{now_ms, rfc3339};
 use crate::error::{Error, Refusal};
+use crate::redact::Redaction;
 use crate::status::{Attempt, DeadFilter, DeadGroup, DeadLetter, DeadLetters, DeadMark, DeadSelection};
 use crate::write::{Write, WriteId};
 
@@ -61,6 +62,8 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct DeadLetterStore {
     log: Log,
+    /// Groups are by what is shown of a reason: what is not cannot be searched for either.
+    redact: Redaction,
     slots: Mutex<Slots>,
 }
 
@@ -76,8 +79,9 @@ struct Slots {
 }
 
 impl Slots {
-    fn insert(&mut self, letter: &Letter, stored_at: Sequence) {
-        let message = without_own_values(&letter.reason.message, &letter.write);
+    fn insert(&mut self, letter: &Letter, stored_at: Sequence, redact: &Redaction) {
+        let reason = redact.reason(letter.reason.clone(), letter.write.operations());
+        let message = without_own_values(&reason.message, &letter.write);
         let group = Refusal::new(letter.reason.kind, message);
         let group = self.groups.entry(group).or_insert_with_key(|group| Arc::new(group.clone())).clone();
         let mut collections: Vec<Box<str>> =
@@ -105,6 +109,7 @@ impl DeadLetterStore {
         disk: Arc<dyn Disk>,
         directory: &Path,
         options: &LogOptions,
+        redact: Redaction,
     ) -> Result<Self, outlast_log::OpenError> {
         let options =
             LogOptions { segment_bytes: options.segment_bytes.min(SEGMENT_BYTES), ..options.clone() };
@@ -120,7 +125,7 @@ impl DeadLetterStore {
             match item {
                 ReadItem::Entry(entry) if !gone.contains(&entry.sequence) => {
                     match serde_json::from_str::<Letter>(&entry.body) {
-                        Ok(letter) => slots.insert(&letter, entry.sequence),
+                        Ok(letter) => slots.insert(&letter, entry.sequence, &redact),
                         Err(error) => {
                             tracing::error!(%error, sequence = %entry.sequence, "a dead letter cannot be understood");
                         }
@@ -130,7 +135,7 @@ impl DeadLetterStore {
                 ReadItem::Damaged(damage) => tracing::error!(%damage, "dead letters are damaged"),
             }
         }
-        Ok(Self { log, slots: Mutex::new(slots) })
+        Ok(Self { log, redact, slots: Mutex::new(slots) })
     }
 
     /// Stores a letter; durable when this returns.
@@ -143,7 +148,7 @@ impl DeadLetterStore {
         let entry = NewEntry { body: &body, time_ms: letter.accepted_ms, origin: None };
         let appended = self.log.append(entry).map_err(|error| log_failed(&error))?;
         self.log.durable(appended.ticket).await.map_err(|error| log_failed(&error))?;
-        self.lock().insert(letter, appended.sequence);
+        self.lock().insert(letter, appended.sequence, &self.redact);
         Ok(())
     }
 
@@ -369,6 +374,7 @@ impl Letter {
             reason: self.reason,
             history: self.history,
             operations: self.write.operations().to_vec(),
+            redacted: false,
         }
     }
 }

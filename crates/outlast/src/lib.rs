@@ -68,6 +68,7 @@ pub mod offline;
 pub mod options;
 pub mod outage;
 pub mod record;
+pub mod redact;
 pub mod status;
 pub mod write;
 

@@ -56,7 +56,8 @@ pub(crate) async fn open(
     let log_options = log_options(&options);
     let (log, recovered) = Log::open_on(disk.clone(), &options.directory, log_options.clone())?;
     refuse_half_an_import(&options)?;
-    let dead = DeadLetterStore::open(disk, &options.directory.join("dead"), &log_options)?;
+    let dead =
+        DeadLetterStore::open(disk, &options.directory.join("dead"), &log_options, options.redact.clone())?;
     let outages = Arc::new(Mutex::new(Outages::open(&options.directory)));
     let metrics = Arc::new(Metrics::new());
     let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -126,7 +127,9 @@ fn rebuild(core: &Core, recovered: &Recovered) {
     for mark in &recovered.marks {
         let Some(decided) = decided_by(mark.kind) else { continue };
         let body = mark_body(mark);
-        let reason = body.reason.clone().map(Box::new);
+        // It may be from before the fields were listed.
+        let shown = |reason| core.options.redact.reason_about(reason, &body.records);
+        let reason = body.reason.clone().map(shown).map(Box::new);
         ledger.decide(mark.target, Fated { decided, attempts: body.attempts, reason, time_ms: mark.time_ms });
         if decided == Decided::Parked {
             parked.insert(mark.target, body);

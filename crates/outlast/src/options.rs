@@ -5,6 +5,8 @@ use std::time::Duration;
 
 pub use outlast_log::{Compression, Format};
 
+use crate::redact::Redaction;
+
 /// Options of the library; the server fills them from its configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -69,6 +71,9 @@ pub struct Options {
     pub read_wait: Duration,
     /// `health.after_timeout`: what happens to writes when an outage is Critical.
     pub after_timeout: AfterTimeout,
+    /// `privacy.redact`: fields whose values are taken out of the reasons of refusals before these are kept or told.
+    /// Writes that the library shows have them all; [`Redaction::hide`] is for whoever shows them to people.
+    pub redact: Redaction,
 }
 
 /// What happens to writes once an outage lasts longer than `unavailable_timeout`.
@@ -123,6 +128,7 @@ impl Options {
             retry_after_max: Duration::from_mins(1),
             read_wait: Duration::from_secs(2),
             after_timeout: AfterTimeout::Queue,
+            redact: Redaction::default(),
         }
     }
 }

@@ -172,6 +172,7 @@ impl Core {
             reason: fated.and_then(|fated| fated.reason).map(|reason| *reason),
             idempotency_key: pending.write.key().map(|key| key.key.clone()),
             operations: pending.write.operations().to_vec(),
+            redacted: false,
         }))
     }
 }

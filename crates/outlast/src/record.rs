@@ -172,6 +172,11 @@ impl Document {
             .map_err(|error| Invalid::new(format!("the document is not JSON: {error}")))
     }
 
+    /// From an object that is only to be shown.
+    pub(crate) fn to_be_shown(map: &Map<String, Value>) -> Self {
+        Self(serde_json::value::to_raw_value(map).unwrap_or_else(|_| RawValue::NULL.to_owned()))
+    }
+
     /// From JSON text, checked to be an object.
     ///
     /// # Errors

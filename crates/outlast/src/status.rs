@@ -241,6 +241,9 @@ pub struct QueuedWrite {
     pub idempotency_key: Option<String>,
     /// What it does.
     pub operations: Vec<Operation>,
+    /// Whether values are hidden here ([`Redaction`](crate::redact::Redaction)): then it must not be taken for the write.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }
 
 /// Which waiting writes. Everything that is given must hold.
@@ -291,6 +294,9 @@ pub struct DeadLetter {
     pub history: Vec<Attempt>,
     /// What it does.
     pub operations: Vec<Operation>,
+    /// Whether values are hidden here ([`Redaction`](crate::redact::Redaction)): then it must not be taken for the write.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }
 
 /// One refused attempt.

@@ -161,6 +161,8 @@ pub(super) enum QueueCommand {
     Show {
         /// Its id
         id: String,
+        #[command(flatten)]
+        hidden: Hidden,
     },
     /// Everything that waits and matches, as lines of JSON, to be looked at, kept, or imported into another queue
     Export {
@@ -169,6 +171,8 @@ pub(super) enum QueueCommand {
         /// Where to [default: standard output]; a file that exists is left alone
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
+        #[command(flatten)]
+        hidden: Hidden,
     },
     /// Put the writes of an export into the queue of the running server; run twice, it puts nothing in twice
     Import(ImportArguments),
@@ -235,6 +239,8 @@ pub(super) enum DeadCommand {
     Show {
         /// Its id
         id: String,
+        #[command(flatten)]
+        hidden: Hidden,
     },
     /// Queue one dead letter again, or all that match
     Retry(Which),
@@ -252,7 +258,27 @@ pub(super) enum DeadCommand {
     /// Give one dead letter up for good, or all that match
     Discard(Which),
     /// Print all that match, one a line, as JSON
-    Export(Matching),
+    Export {
+        #[command(flatten)]
+        matching: Matching,
+        #[command(flatten)]
+        hidden: Hidden,
+    },
+}
+
+/// Whether hidden values are shown.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Hidden {
+    /// Show the values of the fields in privacy.redact, too: for operators only, and noted in the audit log
+    #[arg(long)]
+    pub(super) unredacted: bool,
+}
+
+impl Hidden {
+    /// The parameter that asks for them.
+    pub(super) fn query(self) -> Vec<(&'static str, String)> {
+        if self.unredacted { vec![("redact", "false".to_owned())] } else { Vec::new() }
+    }
 }
 
 /// Which dead letters.

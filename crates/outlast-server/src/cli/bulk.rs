@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::arguments::{Matching, Which};
+use super::arguments::{Hidden, Matching, Which};
 use super::client::Client;
 use super::dead::confirm;
 use super::output::{Failure, dead_letters, grouped, print, print_json, safe};
@@ -146,12 +146,14 @@ fn result(action: Action, run: &Value) -> String {
     text
 }
 
-/// Prints all that match, as they come.
-pub(super) async fn export(client: &Client, matching: &Matching) -> Result<(), Failure> {
+/// Prints all that match, as they come. Letters with hidden values say so: `"redacted":true`.
+pub(super) async fn export(client: &Client, matching: &Matching, hidden: Hidden) -> Result<(), Failure> {
     let mut out = std::io::stdout();
     let mut written = Ok(());
+    let mut query = matching.query();
+    query.extend(hidden.query());
     client
-        .stream("/v1/dead-letters/export", &matching.query(), |piece| {
+        .stream("/v1/dead-letters/export", &query, |piece| {
             if written.is_ok() {
                 written = out.write_all(piece);
             }

@@ -41,7 +41,7 @@ pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Fa
                 print(&list(&page));
             }
         }
-        DeadCommand::Show { id } => print_json(&letter(client, id).await?),
+        DeadCommand::Show { id, hidden } => print_json(&letter(client, id, &hidden.query()).await?),
         DeadCommand::Retry(which) => match &which.id {
             Some(id) => done(client, "queued again", &act(client, id, "retry").await?),
             None => bulk::run(client, Action::Retry, which).await?,
@@ -49,7 +49,7 @@ pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Fa
         DeadCommand::Edit { id, file, yes } => edit::run(client, id, file.as_deref(), *yes).await?,
         DeadCommand::Discard(which) => match &which.id {
             Some(id) => {
-                let letter = letter(client, id).await?;
+                let letter = letter(client, id, &[]).await?;
                 if !which.yes {
                     confirm_one(&letter)?;
                 }
@@ -57,13 +57,13 @@ pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Fa
             }
             None => bulk::run(client, Action::Discard, which).await?,
         },
-        DeadCommand::Export(matching) => bulk::export(client, matching).await?,
+        DeadCommand::Export { matching, hidden } => bulk::export(client, matching, *hidden).await?,
     }
     Ok(())
 }
 
-pub(super) async fn letter(client: &Client, id: &str) -> Result<Value, Failure> {
-    client.get(&format!("/v1/dead-letters/{}", segment(id)), &[]).await
+pub(super) async fn letter(client: &Client, id: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
+    client.get(&format!("/v1/dead-letters/{}", segment(id)), query).await
 }
 
 async fn act(client: &Client, id: &str, verb: &str) -> Result<Value, Failure> {

@@ -21,7 +21,8 @@ const CONTEXT: usize = 2;
 const SHOWN_MAX: usize = 200;
 
 pub(super) async fn run(client: &Client, id: &str, file: Option<&Path>, yes: bool) -> Result<(), Failure> {
-    let letter = letter(client, id).await?;
+    // As it is: what is hidden would otherwise be sent as it is shown.
+    let letter = letter(client, id, &[("redact", "false".to_owned())]).await?;
     match file {
         Some(file) => {
             let operations = read(&given(file)?).map_err(Failure::failed)?;

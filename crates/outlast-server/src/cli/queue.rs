@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::arguments::{QueueCommand, Waiting};
+use super::arguments::{Hidden, QueueCommand, Waiting};
 use super::client::{Client, segment};
 use super::lane;
 use super::output::{Failure, grouped, print, print_json, print_line, safe, table};
@@ -33,10 +33,13 @@ pub(super) async fn run(client: &Client, command: &QueueCommand) -> Result<(), F
                 print(&list(&page));
             }
         }
-        QueueCommand::Show { id } => {
-            print_json(&client.get(&format!("/v1/queue/writes/{}", segment(id)), &[]).await?);
+        QueueCommand::Show { id, hidden } => {
+            let path = format!("/v1/queue/writes/{}", segment(id));
+            print_json(&client.get(&path, &hidden.query()).await?);
         }
-        QueueCommand::Export { waiting, output } => export(client, waiting, output.as_deref()).await?,
+        QueueCommand::Export { waiting, output, hidden } => {
+            export(client, waiting, output.as_deref(), *hidden).await?;
+        }
         QueueCommand::Import(arguments) => queue_import::run(client, arguments).await?,
         QueueCommand::Throttle { rate } => throttle(client, rate.0).await?,
         QueueCommand::Drain { at_most } => drain(client, *at_most).await?,
@@ -157,15 +160,20 @@ async fn drain(client: &Client, at_most: Duration) -> Result<(), Failure> {
 }
 
 /// Everything that waits and matches, a line each, page by page: what is applied meanwhile may be left out.
-async fn export(client: &Client, waiting: &Waiting, output: Option<&Path>) -> Result<(), Failure> {
+async fn export(
+    client: &Client,
+    waiting: &Waiting,
+    output: Option<&Path>,
+    hidden: Hidden,
+) -> Result<(), Failure> {
     let status = client.get("/v1/queue", &[]).await?;
     let count = status.pointer("/queue/writes").and_then(Value::as_u64).unwrap_or_default();
     let queue = status.pointer("/queue/id").cloned().unwrap_or_default();
     let mut file = output.map(create).transpose()?;
     let progress = Progress::counts(client.json, "exporting", count);
-    let filter = [waiting.query(), vec![("limit", EXPORT_PAGE.to_string())]].concat();
+    let filter = [waiting.query(), hidden.query(), vec![("limit", EXPORT_PAGE.to_string())]].concat();
     let mut query = filter.clone();
-    let mut exported = 0;
+    let (mut exported, mut redacted) = (0, 0);
     loop {
         let mut page = client.get("/v1/queue/writes", &query).await?;
         for write in page["writes"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default() {
@@ -178,12 +186,19 @@ async fn export(client: &Client, waiting: &Waiting, output: Option<&Path>) -> Re
                 None => {}
             }
             exported += 1;
+            redacted += u64::from(write["redacted"] == true);
             progress.add(1);
         }
         let Some(next) = page["next"].as_str() else { break };
         query = [filter.clone(), vec![("after", next.to_owned())]].concat();
     }
     progress.end();
+    if redacted > 0 {
+        eprintln!(
+            "values are hidden in {} of them (privacy.redact): they are to be looked at only; --unredacted writes them out",
+            grouped(redacted)
+        );
+    }
     let Some((file, path)) = file.zip(output) else {
         if !client.json {
             eprintln!("exported {} writes", grouped(exported));

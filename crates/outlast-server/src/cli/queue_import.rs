@@ -51,6 +51,9 @@ struct Exported {
     queue: String,
     id: WriteId,
     idempotency_key: Option<String>,
+    /// Values of it were hidden when it was exported.
+    #[serde(default)]
+    redacted: bool,
     /// As it stands there, so that its digits stay what they are.
     operations: Box<RawValue>,
 }
@@ -72,7 +75,7 @@ fn parse(line: &[u8]) -> Result<Exported, String> {
 
 /// The write as the server takes it.
 fn as_write(line: &[u8]) -> Result<Vec<u8>, String> {
-    let Exported { queue, id, idempotency_key, operations } = parse(line)?;
+    let Exported { queue, id, idempotency_key, operations, .. } = parse(line)?;
     let key = idempotency_key.unwrap_or_else(|| format!("queue-import:{queue}:{id}"));
     let line = Imports { idempotency_key: &key, operations: &operations };
     serde_json::to_vec(&line).map_err(|error| error.to_string())
@@ -101,6 +104,10 @@ fn check(mut file: &File) -> Result<Checked, Failure> {
         }
         let wrong = |why| wrong(index + 1, why);
         let exported = parse(&line).map_err(wrong)?;
+        if exported.redacted {
+            let id = exported.id;
+            return Err(wrong(format!("values of write {id} are hidden (privacy.redact): export with --unredacted")));
+        }
         let operations: Result<Vec<Operation>, _> = serde_json::from_str(exported.operations.get());
         let operations = operations.map_err(|error| wrong(error.to_string()))?;
         outlast::Write::new(operations).map_err(|error| wrong(error.to_string()))?;

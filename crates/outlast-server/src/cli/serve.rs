@@ -83,9 +83,11 @@ async fn serve(global: &Global, config: Config, shown: serde_json::Value) -> Res
     let alerts = alerts::start(outlast.clone(), &config.alerts, address);
     let app = App::with_configuration(outlast.clone(), config.server.clone(), shown);
     let fresh = tokio::spawn(http::keep_fresh(tls.clone(), hangup));
+    let tokens = tokio::spawn(http::watch_tokens(outlast.clone(), config.server.tokens.clone()));
     let door = Door { listener, app, tls };
     let ended = run_until_signal(door, &outlast, config.server.shutdown_deadline, &mut signals).await;
     fresh.abort();
+    tokens.abort();
     if let Some(alerts) = alerts {
         alerts.abort();
     }

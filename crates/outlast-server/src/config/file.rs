@@ -72,23 +72,32 @@ fn item(value: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-/// A `[[server.tokens]]` table as `NAME:ROLE:SHA256`.
+/// A `[[server.tokens]]` table as `NAME:ROLE:SHA256`, with `:EXPIRES` behind it if it ends.
 fn token(value: &DeValue<'_>) -> Result<String, String> {
-    const SHAPE: &str = "each token is a table with name, role and sha256, all of them text";
+    const SHAPE: &str = "each token is a table with name, role and sha256, all of them text, and perhaps expires, a time or a day";
     let DeValue::Table(table) = value else { return Err(SHAPE.to_owned()) };
     let mut parts = ["", "", ""];
+    let mut expires = None;
     for (key, value) in table {
         let place = match &**key.get_ref() {
             "name" => 0,
             "role" => 1,
             "sha256" => 2,
+            "expires" => {
+                expires = Some(match value.get_ref() {
+                    DeValue::Datetime(time) => time.to_string(),
+                    other => other.as_str().ok_or(SHAPE)?.to_owned(),
+                });
+                continue;
+            }
             other => return Err(format!("unknown member \"{other}\" of a token: {SHAPE}")),
         };
         parts[place] = value.get_ref().as_str().ok_or(SHAPE)?;
     }
     let [name, role, sha256] = parts;
-    Token::read(name, role, sha256)?;
-    Ok(format!("{name}:{role}:{sha256}"))
+    Token::read(name, role, sha256, expires.as_deref())?;
+    let expires = expires.map_or_else(String::new, |expires| format!(":{expires}"));
+    Ok(format!("{name}:{role}:{sha256}{expires}"))
 }
 
 fn line_at(text: &str, offset: usize) -> usize {

@@ -14,5 +14,5 @@ pub use alerts::{AlertKind, Webhook};
 pub use load::{ConfigError, DEFAULT_FILE, Inputs, Loaded, Source, load, refuse_open_door};
 pub use settings::{AlertsConfig, Config, DatabaseConfig, LogConfig, ServerConfig, Setting, find, variable};
 pub use show::{Explanation, as_json, as_text, explain, page, sample};
-pub use token::{Role, Token};
+pub use token::{Life, Role, Token};
 pub use value::{LogFormat, Readiness, Secret, hide_password};

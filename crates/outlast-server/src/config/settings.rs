@@ -165,12 +165,13 @@ const fn setting(
 }
 
 /// The sections in the order in which they are shown, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 7] = [
+pub(super) const SECTIONS: [(&str, &str); 8] = [
     ("server", "The HTTP server."),
     ("database", "The database that writes are brought to."),
     ("queue", "The log that keeps writes until the database has them."),
     ("delivery", "How writes are brought to the database."),
     ("health", "How the database is watched, and what follows from it."),
+    ("privacy", "What people are not shown."),
     ("alerts", "Who is told when something needs somebody: JSON posted to URLs."),
     ("log", "The server's own log lines, on standard error."),
 ];
@@ -205,7 +206,7 @@ pub(super) static SETTINGS: &[Setting] = &[
     setting("server.tls_key", |c| Slot::PathOrNone(&mut c.server.tls_key), ANY,
         "A PEM file with the private key of tls_certificate."),
     setting("server.tokens", |c| Slot::Tokens(&mut c.server.tokens), ANY,
-        "Bearer tokens: [[server.tokens]] tables with name, role (reader, writer or operator) and sha256 (hexadecimal, of the token's text). Elsewhere NAME:ROLE:SHA256, several with commas between them."),
+        "Bearer tokens: [[server.tokens]] tables with name, role (reader, writer or operator) and sha256 (hexadecimal, of the token's text), and perhaps expires (2027-01-31T12:00:00Z, or 2027-01-31 for the whole of that day, UTC): from then on it is refused, and 14 days before health and a log line warn. Elsewhere NAME:ROLE:SHA256 or NAME:ROLE:SHA256:EXPIRES, several with commas between them."),
 
     setting("database.url", |c| Slot::Url(&mut c.database.url), ANY,
         "The database: sqlite://PATH, postgres://USER:PASSWORD@HOST:5432/DATABASE (?sslmode=verify-full for TLS, more hosts after commas), surrealdb://USER:PASSWORD@HOST:8000/NAMESPACE/DATABASE, or surrealdbs:// for TLS; with the feature surrealdb-embedded also surrealkv://PATH and mem://."),
@@ -282,6 +283,9 @@ pub(super) static SETTINGS: &[Setting] = &[
         "How long a read waits for a connection that failed a short while ago."),
     setting("health.after_timeout", |c| Slot::Choice(&mut c.outlast.after_timeout), ANY,
         "What happens to writes once an outage is critical: queue takes them all the same, reject answers 503."),
+
+    setting("privacy.redact", |c| Slot::Fields(&mut c.outlast.redact), ANY,
+        "Fields whose values are hidden wherever writes and refusals are shown to people: in the dashboard, lists of the queue and of dead letters, exports over HTTP, receipts, errors, events, alerts, log lines and the audit log. password is a member of that name wherever it stands, customers.email a member of the documents of customers, *.card.number a path in every collection; * stands for any name. Of the database's words about such a write only those of a fixed list are left, and names. Records that are read are not changed. An operator sees everything with ?redact=false or --unredacted."),
 
     setting("alerts.webhooks", |c| Slot::Webhooks(&mut c.alerts.webhooks), ANY,
         "URLs that alerts are posted to as JSON: when one begins, again while it lasts, and when it is over. Whoever has such a URL can post there, so only its host is ever shown. In the file an array; elsewhere several with commas between them."),

@@ -109,7 +109,7 @@ pub fn sample() -> String {
             match slot {
                 Slot::Tokens(_) => text.push_str(
                     "#[[server.tokens]]\n#name = \"me\"\n#role = \"operator\"\n\
-                     #sha256 = \"...\" # printf %s \"$TOKEN\" | sha256sum\n",
+                     #sha256 = \"...\" # printf %s \"$TOKEN\" | sha256sum\n#expires = \"2027-01-31\"\n",
                 ),
                 slot => {
                     let _ = writeln!(text, "#{name} = {}", written(&slot));

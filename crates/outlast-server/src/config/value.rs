@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use outlast::options::{AfterTimeout, Compression, Format};
+use outlast::redact::Redaction;
 
 use super::alerts::{AlertKind, Webhook};
 use super::token::Token;
@@ -125,12 +126,14 @@ pub enum Slot<'a> {
     Address(&'a mut SocketAddr),
     /// One of several words.
     Choice(&'a mut dyn Choice),
-    /// Bearer tokens: an array of tables in the file, `NAME:ROLE:SHA256` with commas between them elsewhere.
+    /// Bearer tokens: an array of tables in the file, `NAME:ROLE:SHA256[:EXPIRES]` with commas between them elsewhere.
     Tokens(&'a mut Vec<Token>),
     /// URLs that are secrets, with commas between them.
     Webhooks(&'a mut Vec<Webhook>),
     /// Kinds of alerts, with commas between them.
     Alerts(&'a mut Vec<AlertKind>),
+    /// Fields whose values are hidden, with commas between them.
+    Fields(&'a mut Redaction),
 }
 
 /// The smallest and the largest value: milliseconds, bytes or a count, as the slot is.
@@ -157,9 +160,13 @@ impl Slot<'_> {
             }
             Self::Choice(choice) => format!("one of: {}", choice.words().join(", ")),
             Self::Tokens(_) => {
-                "a list of tokens: [[server.tokens]] tables with name, role and sha256".to_owned()
+                "a list of tokens: [[server.tokens]] tables with name, role, sha256 and perhaps expires"
+                    .to_owned()
             }
             Self::Webhooks(_) => "none, or a list of URLs".to_owned(),
+            Self::Fields(_) => {
+                "none, or a list of fields, for example password or customers.email".to_owned()
+            }
             Self::Alerts(_) => format!("none, or some of: {}", AlertKind::show_list(&AlertKind::ALL)),
         }
     }
@@ -186,6 +193,7 @@ impl Slot<'_> {
             Self::Tokens(_) => "list".to_owned(),
             Self::Webhooks(_) => "list of secret URLs".to_owned(),
             Self::Alerts(_) => "list of words".to_owned(),
+            Self::Fields(_) => "list of fields".to_owned(),
         }
     }
 
@@ -241,6 +249,7 @@ impl Slot<'_> {
             Self::Tokens(slot) => **slot = Token::read_list(text)?,
             Self::Webhooks(slot) => **slot = Webhook::read_list(text)?,
             Self::Alerts(slot) => **slot = AlertKind::read_list(text)?,
+            Self::Fields(slot) => **slot = read_fields(text)?,
         }
         Ok(())
     }
@@ -268,6 +277,8 @@ impl Slot<'_> {
             Self::Choice(value) => value.words().get(value.index()).copied().unwrap_or_default().to_owned(),
             Self::Webhooks(hooks) => Webhook::show_list(hooks),
             Self::Alerts(kinds) => AlertKind::show_list(kinds),
+            Self::Fields(fields) if fields.is_empty() => none(),
+            Self::Fields(fields) => fields.fields().collect::<Vec<_>>().join(","),
             Self::Tokens(tokens) if tokens.is_empty() => none(),
             Self::Tokens(tokens) => tokens.iter().map(Token::show).collect::<Vec<_>>().join(", "),
         }
@@ -290,6 +301,13 @@ pub fn hide_password(url: &str) -> String {
         Err(_) if url.contains('@') => HIDDEN.to_owned(),
         Ok(_) | Err(_) => url.to_owned(),
     }
+}
+
+fn read_fields(text: &str) -> Result<Redaction, String> {
+    if text == "none" {
+        return Ok(Redaction::default());
+    }
+    Redaction::new(text.split(',').map(str::trim)).map_err(|error| error.to_string())
 }
 
 fn read_address(text: &str) -> Result<SocketAddr, String> {

@@ -2,7 +2,7 @@
 
 import { download, get, getExact, post, postJson, Problem } from './api.js';
 import { h } from './dom.js';
-import { ask, card, code, compose, facts, pill, table } from './parts.js';
+import { ask, card, compose, facts, operations, pill, table } from './parts.js';
 import { count, counted, later, moment, pretty, SUGGESTION, what } from './words.js';
 
 const PAGE = 50;
@@ -148,13 +148,15 @@ function one(state, letter) {
         h('button', { class: 'button danger', onclick: () => act('discard', 'Discard this letter?', 'It is then given up for good.', `Letter ${letter.id} is discarded`) }, 'Discard…'))),
     card('Attempts', null, h('ol', { class: 'events' }, [...letter.history].reverse().map((attempt) =>
       h('li', { class: 'bad' }, h('time', { datetime: attempt.at }, moment(attempt.at)), h('span', {}, `${attempt.reason.kind}: ${attempt.reason.message}`))))),
-    card('Operations', null, code(letter.operations, 'Operations as JSON')),
+    operations(state, letter, `v1/dead-letters/${encodeURIComponent(letter.id)}`),
   ];
 }
 
 /** The operations as text, and sent as they were written. */
 async function edit(state, letter) {
-  const before = pretty(letter.operations);
+  // What is hidden from view would otherwise be sent as it is shown.
+  const whole = letter.redacted ? await getExact(`v1/dead-letters/${encodeURIComponent(letter.id)}?redact=false`) : letter;
+  const before = pretty(whole.operations);
   const sent = await compose({
     title: 'Edit and retry',
     text: `Refused: ${letter.reason.message}. Change what the write does; it keeps its id and its records, and is queued again as the last write.`,

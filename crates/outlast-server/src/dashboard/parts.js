@@ -1,5 +1,6 @@
 // Small parts that the screens share.
 
+import { getExact } from './api.js';
 import { h } from './dom.js';
 import { pretty, SIGN } from './words.js';
 
@@ -105,4 +106,21 @@ export function compose({ title, text, label, value, action, send }) {
     document.body.append(dialog);
     dialog.showModal();
   });
+}
+
+/** What a write does. Hidden values are shown to an operator who asks for them, which the server notes. */
+export function operations(state, entry, path) {
+  if (state.revealed?.path !== path) state.revealed = null;
+  const show = async () => {
+    try {
+      state.revealed = { path, operations: (await getExact(`${path}?redact=false`)).operations };
+      state.act.say('All values are shown; that you looked is in the audit log');
+    } catch (error) {
+      state.act.say(error.message, 'bad');
+    }
+  };
+  return card('Operations', null,
+    entry.redacted && !state.revealed && h('p', { class: 'muted' }, 'Some values are hidden (privacy.redact). ',
+      state.may('operator') && h('button', { class: 'button', onclick: show }, 'Show them')),
+    code(state.revealed?.operations ?? entry.operations, 'Operations as JSON'));
 }

@@ -2,7 +2,7 @@
 
 import { get, getExact } from './api.js';
 import { h } from './dom.js';
-import { ask, card, code, facts, pill, table } from './parts.js';
+import { ask, card, facts, operations, pill, table } from './parts.js';
 import { count, counted, moment, what } from './words.js';
 
 const PAGE = 200;
@@ -122,7 +122,7 @@ function one(state, write) {
       ['Last refusal', write.reason && `${write.reason.kind}: ${write.reason.message}`],
     ]),
     state.may('writer') && h('p', { class: 'buttons' }, h('button', { class: 'button danger', onclick: () => cancel(state, write.id) }, 'Cancel this write…'))),
-    card('Operations', null, code(write.operations, 'Operations as JSON')),
+    operations(state, write, `v1/queue/writes/${encodeURIComponent(write.id)}`),
   ];
 }
 

@@ -12,7 +12,10 @@ use super::app::{Answer, Call, json_of, not_stored};
 pub(super) async fn me(call: Call) -> Answer {
     call.known_query([])?;
     let (name, role) = call.app.auth.caller(call.headers())?;
-    let body = json!({ "name": name, "role": role.as_str(), "version": env!("CARGO_PKG_VERSION") });
+    let mut body = json!({ "name": name, "role": role.as_str(), "version": env!("CARGO_PKG_VERSION") });
+    if let Some(expires) = call.app.auth.expires(call.headers()) {
+        body["token_expires_at"] = json!(expires.to_string());
+    }
     Ok(not_stored(json_of(StatusCode::OK, &body)?))
 }
 

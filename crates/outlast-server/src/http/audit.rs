@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::app::{Answer, Call, json_of, limit, not_stored, now};
 use super::auth::Policy;
+use super::redact;
 use super::routes::{Body, Route};
 use crate::config::Role;
 
@@ -107,17 +108,21 @@ fn push(entries: &mut VecDeque<Entry>, entry: Entry) {
     }
 }
 
-/// Whether what this route does is noted.
-pub(super) fn is_noted(route: &Route) -> bool {
-    route.policy == Policy::AtLeast(Role::Operator) && !matches!(route.method, Method::GET | Method::HEAD)
+/// Whether what this route does is noted: every action of operators, and who looks at hidden values.
+pub(super) fn is_noted(route: &Route, call: &Call) -> bool {
+    redact::is_off(route, call)
+        || route.policy == Policy::AtLeast(Role::Operator)
+            && !matches!(route.method, Method::GET | Method::HEAD)
 }
 
 /// Runs the handler to its end, also when the client leaves, and notes what came of it.
 pub(super) async fn noted(route: &'static Route, call: Call) -> Answer {
     let app = Arc::clone(&call.app);
     let (who, _) = app.auth.caller(call.headers())?;
-    let action = format!("{} {}", call.parts.method, call.parts.uri.path());
-    let request = shown(route, &call.body);
+    let looking = if redact::is_off(route, &call) { "?redact=false" } else { "" };
+    let action = format!("{} {}{looking}", call.parts.method, call.parts.uri.path());
+    let mut request = shown(route, &call.body);
+    redact::noted(&app.outlast.options().redact, &mut request);
     let acting = tokio::spawn(async move {
         let answer = (route.handler)(call).await;
         let (status, detail) = match &answer {

@@ -1,10 +1,11 @@
 //! Who may do what: the policy of a route against the bearer token of a request.
 
 use http::{HeaderMap, HeaderValue, Method, header};
+use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
-use super::problem::{CROSS_ORIGIN, FORBIDDEN, FOREIGN_HOST, Problem, UNAUTHENTICATED};
-use crate::config::{Role, ServerConfig, Token};
+use super::problem::{CROSS_ORIGIN, FORBIDDEN, FOREIGN_HOST, Problem, TOKEN_EXPIRED, UNAUTHENTICATED};
+use crate::config::{Life, Role, ServerConfig, Token};
 
 /// What a route demands. Every route has one: a route without does not compile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Auth {
     /// Lets the request pass, or says why not.
     ///
     /// # Errors
-    /// 401 without a valid token, 403 when its role may not do this or a web page of another origin asks, 421 when a
+    /// 401 without a valid token or with one that has expired, 403 when its role may not do this or a web page of another origin asks, 421 when a
     /// server without tokens is asked under a name that is not this machine's.
     pub fn check(&self, policy: Policy, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         if !matches!(*method, Method::GET | Method::HEAD) {
@@ -51,7 +52,8 @@ impl Auth {
                 }
                 let detail =
                     format!("this needs the role {}, the token has {}", least.as_str(), role.as_str());
-                Err(Problem::new(FORBIDDEN, detail))
+                let challenge = challenge("insufficient_scope", "the role of the token is too small");
+                Err(Problem::new(FORBIDDEN, detail).header(header::WWW_AUTHENTICATE, challenge))
             }
         }
     }
@@ -65,6 +67,11 @@ impl Auth {
             return Ok(("local".to_owned(), Role::Operator));
         }
         self.token(headers).map(|token| (token.name.clone(), token.role))
+    }
+
+    /// When the caller's token ends, if it does.
+    pub fn expires(&self, headers: &HeaderMap) -> Option<Timestamp> {
+        self.token(headers).ok().and_then(|token| token.expires)
     }
 
     /// Whether the request may see details that not everybody who can reach a probe should.
@@ -93,7 +100,19 @@ impl Auth {
             .tokens
             .iter()
             .fold(None, |found, known| if same(&known.sha256, &hash) { Some(known) } else { found });
-        found.ok_or_else(|| unauthenticated("the token is not one that this server takes"))
+        let Some(found) = found else {
+            let detail = "the token is not one that this server takes";
+            let challenge = challenge("invalid_token", detail);
+            return Err(Problem::new(UNAUTHENTICATED, detail).header(header::WWW_AUTHENTICATE, challenge));
+        };
+        match (found.life(Timestamp::now()), found.expires) {
+            (Life::Expired, Some(expires)) => {
+                let detail = format!("the token \"{}\" expired at {expires}", found.name);
+                let challenge = challenge("invalid_token", "the token expired");
+                Err(Problem::new(TOKEN_EXPIRED, detail).header(header::WWW_AUTHENTICATE, challenge))
+            }
+            _ => Ok(found),
+        }
     }
 }
 
@@ -138,6 +157,12 @@ fn unauthenticated(detail: &str) -> Problem {
     Problem::new(UNAUTHENTICATED, detail).header(header::WWW_AUTHENTICATE, challenge)
 }
 
+/// What was wrong with the token that was sent (RFC 6750, section 3.1).
+fn challenge(error: &str, description: &str) -> HeaderValue {
+    let text = format!("Bearer realm=\"outlast\", error=\"{error}\", error_description=\"{description}\"");
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Bearer realm=\"outlast\""))
+}
+
 /// Compares without stopping at the first difference.
 fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
     std::hint::black_box(a.iter().zip(b).fold(0, |difference, (a, b)| difference | (a ^ b))) == 0
@@ -148,7 +173,7 @@ mod tests {
     use super::*;
 
     fn token(name: &str, role: Role, text: &str) -> Token {
-        Token { name: name.into(), role, sha256: Sha256::digest(text).into() }
+        Token { name: name.into(), role, sha256: Sha256::digest(text).into(), expires: None }
     }
 
     fn auth(tokens: Vec<Token>) -> Auth {
@@ -194,6 +219,18 @@ mod tests {
             assert_eq!(status(&auth, Role::Reader, pairs), 401, "{pairs:?}");
         }
         assert_eq!(status(&self::auth(vec![]), Role::Operator, &[]), 200);
+    }
+
+    #[test]
+    fn a_token_that_has_expired_is_401_and_says_so() {
+        let ended = Some("2020-01-01T00:00:00Z".parse().unwrap());
+        let auth = self::auth(vec![Token { expires: ended, ..token("r", Role::Operator, "rrr") }]);
+        let headers = self::headers(&[("authorization", "Bearer rrr")]);
+        let problem = auth.check(Policy::AtLeast(Role::Reader), &Method::GET, &headers).unwrap_err();
+        assert_eq!((problem.kind().name, problem.kind().status.as_u16()), ("token-expired", 401));
+        let detail = problem.body()["detail"].as_str().unwrap().to_owned();
+        assert_eq!(detail, "the token \"r\" expired at 2020-01-01T00:00:00Z");
+        assert!(auth.caller(&headers).is_err() && !auth.may_see_details(&headers));
     }
 
     #[test]

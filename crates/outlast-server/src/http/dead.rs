@@ -9,6 +9,7 @@ use serde_json::json;
 use super::app::{Answer, Call, json_of, limit, not_stored};
 use super::problem::{INVALID_REQUEST, NOT_FOUND, Problem};
 use super::queue::write_id;
+use super::redact::View;
 use super::transactions;
 
 const LIMIT_DEFAULT: usize = 100;
@@ -19,14 +20,16 @@ const LIMIT_MAX: usize = 1000;
 /// # Errors
 /// 400 for a wrong filter.
 pub(super) async fn list(call: Call) -> Answer {
-    let known = ["kind", "message", "collection", "after", "limit"];
-    let [kind, message, collection, after, page] = call.known_query(known)?;
+    let known = ["kind", "message", "collection", "after", "limit", "redact"];
+    let [kind, message, collection, after, page, redact] = call.known_query(known)?;
+    let view = View::of(&call, redact.as_deref())?;
     let filter = DeadFilter {
         after: write_id(after)?,
         limit: limit(page.as_deref(), LIMIT_DEFAULT, LIMIT_MAX)?,
         ..filter(kind.as_deref(), message, collection)?
     };
-    let letters = call.app.outlast.dead_letters(&filter).await?;
+    let mut letters = call.app.outlast.dead_letters(&filter).await?;
+    letters.letters = letters.letters.into_iter().map(|letter| view.letter(letter)).collect();
     Ok(not_stored(json_of(StatusCode::OK, &letters)?))
 }
 
@@ -59,9 +62,10 @@ fn refusal_kind(text: &str) -> Result<RefusalKind, Problem> {
 /// # Errors
 /// 404 when there is none.
 pub(super) async fn show(call: Call) -> Answer {
-    call.known_query([])?;
+    let [redact] = call.known_query(["redact"])?;
+    let view = View::of(&call, redact.as_deref())?;
     let letter = call.app.outlast.dead_letter(call.write_id()?).await?;
-    Ok(not_stored(json_of(StatusCode::OK, &letter)?))
+    Ok(not_stored(json_of(StatusCode::OK, &view.letter(letter))?))
 }
 
 /// `POST /v1/dead-letters/{id}/retry`: queues it again, with fresh attempts.

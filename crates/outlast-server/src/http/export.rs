@@ -9,6 +9,7 @@ use outlast::{Error, WriteId};
 
 use super::app::{Answer, App, Call, content, not_stored};
 use super::dead::filter;
+use super::redact::View;
 
 /// Letters that are read at once.
 const CHUNK: usize = 200;
@@ -19,15 +20,21 @@ const CHUNK: usize = 200;
 /// # Errors
 /// 400 for a wrong filter.
 pub(super) async fn export(call: Call) -> Answer {
-    let [kind, message, collection] = call.known_query(["kind", "message", "collection"])?;
+    let [kind, message, collection, redact] =
+        call.known_query(["kind", "message", "collection", "redact"])?;
+    let view = View::of(&call, redact.as_deref())?;
     let filter = filter(kind.as_deref(), message, collection)?;
     let ids = call.app.outlast.select_dead_letters(&filter).ids;
     let app = Arc::clone(&call.app);
     let chunks = stream::try_unfold(ids.into_iter(), move |mut ids| {
-        let app = Arc::clone(&app);
+        let (app, view) = (Arc::clone(&app), view.clone());
         async move {
             let chunk: Vec<WriteId> = ids.by_ref().take(CHUNK).collect();
-            if chunk.is_empty() { Ok::<_, Error>(None) } else { Ok(Some((lines(&app, &chunk).await?, ids))) }
+            if chunk.is_empty() {
+                Ok::<_, Error>(None)
+            } else {
+                Ok(Some((lines(&app, &view, &chunk).await?, ids)))
+            }
         }
     });
     let mut response = content(StatusCode::OK, "application/x-ndjson", Body::from_stream(chunks));
@@ -36,12 +43,12 @@ pub(super) async fn export(call: Call) -> Answer {
     Ok(not_stored(response))
 }
 
-async fn lines(app: &App, ids: &[WriteId]) -> Result<Bytes, Error> {
+async fn lines(app: &App, view: &View, ids: &[WriteId]) -> Result<Bytes, Error> {
     let mut lines = Vec::new();
     for id in ids {
         match app.outlast.dead_letter(*id).await {
             Ok(letter) => {
-                serde_json::to_writer(&mut lines, &letter)
+                serde_json::to_writer(&mut lines, &view.letter(letter))
                     .map_err(|error| Error::Conflict(format!("dead letter {id}: {error}")))?;
                 lines.push(b'\n');
             }

@@ -44,6 +44,8 @@ kinds! {
         "Correct what the detail names. The same request never succeeds.";
     UNAUTHENTICATED, "unauthenticated", UNAUTHORIZED, "A valid bearer token is needed.",
         "Send Authorization: Bearer TOKEN with a token that the server's configuration lists.";
+    TOKEN_EXPIRED, "token-expired", UNAUTHORIZED, "The token has expired.",
+        "Ask whoever runs this server for a new token, or have its expires in server.tokens moved.";
     FORBIDDEN, "forbidden", FORBIDDEN, "The token's role may not do this.",
         "Use a token with the role that the detail names.";
     CROSS_ORIGIN, "cross-origin", FORBIDDEN, "A web page of another origin may not do this.",

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::app::{Answer, Call, duration, json, json_of, limit, not_stored};
 use super::prefer::WAIT_MAX;
 use super::problem::{INVALID_REQUEST, Problem};
+use super::redact::View;
 
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
@@ -37,12 +38,14 @@ fn status_now(call: &Call) -> Answer {
 /// # Errors
 /// 400 for a wrong filter, limit or id.
 pub(super) async fn list(call: Call) -> Answer {
-    let page = call.app.outlast.queue_list(&filter(&call)?).await?;
+    let (filter, view) = asked(&call)?;
+    let mut page = call.app.outlast.queue_list(&filter).await?;
+    page.writes = page.writes.into_iter().map(|write| view.queued(write)).collect();
     Ok(not_stored(json_of(StatusCode::OK, &page)?))
 }
 
-fn filter(call: &Call) -> Result<QueueFilter, Problem> {
-    let [collection, record, write, status, op, older_than, newer_than, after, limit_text] = call
+fn asked(call: &Call) -> Result<(QueueFilter, View), Problem> {
+    let [collection, record, write, status, op, older_than, newer_than, after, limit_text, redact] = call
         .known_query([
             "collection",
             "record",
@@ -53,7 +56,9 @@ fn filter(call: &Call) -> Result<QueueFilter, Problem> {
             "newer_than",
             "after",
             "limit",
+            "redact",
         ])?;
+    let view = View::of(call, redact.as_deref())?;
     let wrong = |name: &str, why: String| Problem::new(INVALID_REQUEST, format!("\"{name}\": {why}"));
     let status = match status.as_deref() {
         None => None,
@@ -70,7 +75,7 @@ fn filter(call: &Call) -> Result<QueueFilter, Problem> {
         let age = text.map(|text| duration(name, &text, Duration::MAX)).transpose()?;
         Ok::<_, Problem>(age.map(|age| unix_ms().saturating_sub(age.as_millis() as u64)))
     };
-    Ok(QueueFilter {
+    let filter = QueueFilter {
         collection: collection.map(|name| name.parse()).transpose()?,
         record: record.map(|id| id.parse()).transpose()?,
         write: write.transpose()?,
@@ -80,7 +85,8 @@ fn filter(call: &Call) -> Result<QueueFilter, Problem> {
         accepted_from_ms: ago("newer_than", newer_than)?,
         after: write_id(after)?,
         limit: limit(limit_text.as_deref(), LIMIT_DEFAULT, LIMIT_MAX)?,
-    })
+    };
+    Ok((filter, view))
 }
 
 fn unix_ms() -> u64 {
@@ -103,9 +109,10 @@ pub(super) fn write_id(text: Option<String>) -> Result<Option<WriteId>, Problem>
 /// # Errors
 /// 404 when it does not wait (any more).
 pub(super) async fn show(call: Call) -> Answer {
-    call.known_query([])?;
+    let [redact] = call.known_query(["redact"])?;
+    let view = View::of(&call, redact.as_deref())?;
     let write = call.app.outlast.queue_show(call.write_id()?).await?;
-    Ok(not_stored(json_of(StatusCode::OK, &write)?))
+    Ok(not_stored(json_of(StatusCode::OK, &view.queued(write))?))
 }
 
 #[derive(Default, Deserialize)]

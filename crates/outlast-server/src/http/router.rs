@@ -56,7 +56,7 @@ async fn run(route: &'static Route, app: &Arc<App>, request: Request) -> Answer 
         routes::Body::Stream(_) => (axum::body::Bytes::new(), body),
     };
     let call = Call { app: Arc::clone(app), parts, params, body, stream: Mutex::new(stream) };
-    if audit::is_noted(route) { audit::noted(route, call).await } else { (route.handler)(call).await }
+    if audit::is_noted(route, &call) { audit::noted(route, call).await } else { (route.handler)(call).await }
 }
 
 async fn unknown_route(State(app): State<Arc<App>>, request: Request) -> Response {

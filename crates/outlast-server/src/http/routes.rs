@@ -56,6 +56,11 @@ const WRITER: Policy = Policy::AtLeast(Role::Writer);
 const OPERATOR: Policy = Policy::AtLeast(Role::Operator);
 
 const NO_QUERY: &[(&str, &str)] = &[];
+const REDACT: (&str, &str) = (
+    "redact",
+    "false shows hidden values (privacy.redact), to operators only; it is noted in the audit log.",
+);
+const ONE: &[(&str, &str)] = &[REDACT];
 const WAITING: &[(&str, &str)] = &[
     ("collection", "Only those that touch this collection."),
     ("record", "Only those that touch a record with this id."),
@@ -66,6 +71,7 @@ const WAITING: &[(&str, &str)] = &[
     ("newer_than", "Only those that were accepted at most so long ago, for example 10m."),
     ("after", "The member next of the page before; or a write id: only after its place in the log."),
     ("limit", "1 to 1000, 100 by default."),
+    REDACT,
 ];
 const LIST: &[(&str, &str)] = &[
     ("limit", "1 to 1000, 100 by default."),
@@ -78,12 +84,14 @@ const DEAD: &[(&str, &str)] = &[
     ("collection", "Only those that touch this collection."),
     ("after", "Only after this write id."),
     ("limit", "1 to 1000, 100 by default."),
+    REDACT,
 ];
 
 const MATCHING: &[(&str, &str)] = &[
     ("kind", "Only with this kind of reason, for example constraint."),
     ("message", "Only with this message, as a group has it."),
     ("collection", "Only those that touch this collection."),
+    REDACT,
 ];
 const SAMPLES: &[(&str, &str)] = &[("after", "Only samples after this time in Unix milliseconds.")];
 const LAST: &[(&str, &str)] = &[("limit", "1 to 1000, 100 by default.")];
@@ -154,7 +162,7 @@ routes! {
         "The whole picture: database, queue, accounting";
     GET "/v1/queue/writes" READER Nothing, WAITING, "QueuedWrites", READ, queue::list,
         "The writes that wait and match, in order; one answer looks at a bounded part of the queue";
-    GET "/v1/queue/writes/{id}" READER Nothing, NO_QUERY, "QueuedWrite", READ, queue::show,
+    GET "/v1/queue/writes/{id}" READER Nothing, ONE, "QueuedWrite", READ, queue::show,
         "One write that waits";
     POST "/v1/queue/pause" OPERATOR Optional("Pause"), NO_QUERY, "Status", ACT, queue::pause,
         "Finish what is under way, then queue everything";
@@ -178,7 +186,7 @@ routes! {
         "A run over dead letters: its progress, its result and what failed";
     DELETE "/v1/dead-letters/runs/{id}" OPERATOR Nothing, NO_QUERY, "DeadLettersRun", READ, bulk::stop,
         "Stop a run over dead letters";
-    GET "/v1/dead-letters/{id}" READER Nothing, NO_QUERY, "DeadLetter", READ, dead::show,
+    GET "/v1/dead-letters/{id}" READER Nothing, ONE, "DeadLetter", READ, dead::show,
         "One dead letter with its history";
     POST "/v1/dead-letters/{id}/retry" OPERATOR Nothing, NO_QUERY, "Receipt", ACT, dead::retry,
         "Queue a dead letter again";

@@ -16,7 +16,8 @@ const CREDENTIALS: &[(&str, Option<Role>)] = &[
     ("authorization: Bearer writer-token\r\n", Some(Role::Writer)),
     ("authorization: bearer operator-token\r\n", Some(Role::Operator)),
     ("authorization: Bearer wrong-token\r\n", None),
-    // One that the configuration had once: taking it out is how a token is revoked.
+    ("authorization: Bearer expired-token\r\n", None),
+    // One that the configuration had once: taking it out is how a token is revoked at once.
     ("authorization: Bearer revoked-token\r\n", None),
     ("authorization: Bearer \r\n", None),
     ("authorization: Bearer\r\n", None),
@@ -36,12 +37,15 @@ async fn server() -> Server {
         name: name.into(),
         role,
         sha256: Sha256::digest(format!("{name}-token")).into(),
+        expires: None,
     };
+    let ended = Some("2020-01-01T00:00:00Z".parse().unwrap());
     Server::start_with(|config| {
         config.server.tokens = vec![
             token("reader", Role::Reader),
             token("writer", Role::Writer),
-            token("operator", Role::Operator),
+            Token { expires: "9999-01-01T00:00:00Z".parse().ok(), ..token("operator", Role::Operator) },
+            Token { expires: ended, ..token("expired", Role::Operator) },
         ];
     })
     .await

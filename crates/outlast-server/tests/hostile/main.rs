@@ -5,6 +5,7 @@
 mod authorization;
 mod crowd;
 mod injections;
+mod redaction;
 mod secrets;
 mod smuggling;
 #[path = "../support/mod.rs"]

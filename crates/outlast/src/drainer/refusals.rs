@@ -75,6 +75,8 @@ impl Drainer {
         retryable: bool,
         rest: &mut Vec<Pending>,
     ) -> Result<bool, Flow> {
+        // What may not be shown is not kept either.
+        let reason = self.core.options.redact.reason(reason, refused.write.operations());
         // Whoever takes the waiter out decides what the caller is told.
         if let Some(waiter) = self.core.waiters.take(refused.sequence) {
             let marked = self.mark(MarkKind::Rejected, &refused, Some(&reason), None, refused.attempts + 1);

@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use outlast::Sequence;
-use outlast::offline::{Exported, OfflineError, Queue, Selection};
+use outlast::offline::{ExportLine, Exported, OfflineError, Queue, Selection};
+use outlast::redact::Redaction;
 use serde_json::{Value, json};
 
 use super::{Choice, failure};
@@ -118,12 +119,13 @@ pub(super) fn list(
     selection: &Selection,
     after: Option<Sequence>,
     limit: usize,
+    redaction: &Redaction,
 ) -> Result<(), Failure> {
     let queue = Queue::look(directory).map_err(|error| failure(&error))?;
     let mut lines: Vec<Value> = Vec::new();
     let walked = queue.walk(selection, &mut |_| {}, &mut |_, line| {
         if let Some(line) = line.filter(|line| after.is_none_or(|after| line.sequence.0 > after)) {
-            lines.push(serde_json::to_value(line)?);
+            lines.push(shown(line, redaction)?);
         }
         Ok(lines.len() <= limit)
     });
@@ -159,13 +161,13 @@ fn row(line: &Value) -> Vec<String> {
     ]
 }
 
-pub(super) fn show(_global: &Global, directory: &Path, id: Sequence) -> Result<(), Failure> {
+pub(super) fn show(directory: &Path, id: Sequence, redaction: &Redaction) -> Result<(), Failure> {
     let queue = Queue::look(directory).map_err(|error| failure(&error))?;
     let mut found = Value::Null;
     let walked = queue.walk(&Selection::all(), &mut |_| {}, &mut |_, line| {
         // The last one counts: a write that was appended again is where it stands now.
         if let Some(line) = line.filter(|line| line.id.0 == id) {
-            found = serde_json::to_value(line)?;
+            found = shown(line, redaction)?;
         }
         Ok(true)
     });
@@ -177,4 +179,19 @@ pub(super) fn show(_global: &Global, directory: &Path, id: Sequence) -> Result<(
     }
     print_json(&found);
     Ok(())
+}
+
+/// A line as people see it.
+fn shown(line: &ExportLine, redaction: &Redaction) -> serde_json::Result<Value> {
+    let mut line = line.clone();
+    line.reason = line.reason.map(|reason| redaction.reason(reason, &line.operations));
+    for attempt in &mut line.history {
+        attempt.reason = redaction.reason(attempt.reason.clone(), &line.operations);
+    }
+    let redacted = redaction.hide(&mut line.operations);
+    let mut value = serde_json::to_value(line)?;
+    if redacted {
+        value["redacted"] = json!(true);
+    }
+    Ok(value)
 }

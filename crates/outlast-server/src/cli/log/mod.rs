@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use outlast::Sequence;
 use outlast::offline::{OfflineError, Queue, Report, Verdict, repair};
+use outlast::redact::Redaction;
 use serde_json::json;
 
 use super::Exit;
@@ -40,7 +41,7 @@ pub(super) enum LogCommand {
         /// The queue directory [default: queue.directory]
         directory: Option<PathBuf>,
     },
-    /// Write the writes in the files as lines of JSON; changes nothing
+    /// Write the writes in the files as lines of JSON, with every value; changes nothing
     Export {
         /// The queue directory [default: queue.directory]
         directory: Option<PathBuf>,
@@ -99,6 +100,9 @@ pub(super) enum LogCommand {
         id: Sequence,
         /// The queue directory [default: queue.directory]
         directory: Option<PathBuf>,
+        /// Show the values of the fields in privacy.redact, too
+        #[arg(long)]
+        unredacted: bool,
     },
 }
 
@@ -153,9 +157,17 @@ pub(super) fn run(global: &Global, command: &LogCommand) -> Result<(), Failure> 
         LogCommand::AbandonImport { directory } => import::abandon(global, directory.as_deref()),
         LogCommand::List { directory, choice, after, limit } => {
             let selection = export::selection(*choice, false, None, None);
-            export::list(global, &at(global, directory.as_deref())?, &selection, *after, *limit)
+            let redaction = config::load(&inputs(global, None))?.config.outlast.redact;
+            let directory = at(global, directory.as_deref())?;
+            export::list(global, &directory, &selection, *after, *limit, &redaction)
         }
-        LogCommand::Show { id, directory } => export::show(global, &at(global, directory.as_deref())?, *id),
+        LogCommand::Show { id, directory, unredacted } => {
+            let redaction = match unredacted {
+                true => Redaction::default(),
+                false => config::load(&inputs(global, None))?.config.outlast.redact,
+            };
+            export::show(&at(global, directory.as_deref())?, *id, &redaction)
+        }
     }
 }
 
