@@ -2,6 +2,7 @@
 //!
 //! - [`config`]: `outlast.toml`, environment and flags, through one table of settings;
 //! - [`http`]: the HTTP interface, through one table of routes;
+//! - [`traces`]: spans for OpenTelemetry;
 //! - alerts: what the server tells by itself, to webhooks;
 //! - the command line: `serve` runs the server, everything else talks HTTP to a running one.
 //!
@@ -13,5 +14,6 @@ pub mod config;
 pub mod database;
 pub mod http;
 mod outgoing;
+pub mod traces;
 
 pub use cli::{Exit, run};

@@ -69,6 +69,8 @@ pub(crate) struct Core {
     cursor: AtomicU64,
     throttle: AtomicU64,
     stopping: AtomicBool,
+    /// A write has found no room since the last look.
+    pub no_room: AtomicBool,
     rates: Mutex<Rates>,
 }
 
@@ -117,6 +119,7 @@ impl Core {
             cursor: AtomicU64::new(0),
             throttle: AtomicU64::new(throttle),
             stopping: AtomicBool::new(false),
+            no_room: AtomicBool::new(false),
             rates: Mutex::default(),
         }
     }
@@ -226,17 +229,26 @@ impl Core {
     }
 
     pub(crate) fn set_lane_state(&self, state: &LaneState) {
+        let mut another = false;
         let changed = self.lane_state.send_if_modified(|now| {
             let changed = now != state;
+            // A storm that has refused more is the same storm.
+            another =
+                changed && !matches!((&*now, state), (LaneState::Storm { .. }, LaneState::Storm { .. }));
             now.clone_from(state);
             changed
         });
-        if changed {
-            let message = lane_message(state);
+        let message = lane_message(state);
+        if another {
+            let (state, detail) = (state.name(), &*message);
             match state {
-                LaneState::Halted { .. } | LaneState::Storm { .. } => tracing::error!(message, "lane"),
-                _ => tracing::info!(message, "lane"),
+                "halted" | "storm" => {
+                    tracing::error!(event = "lane_state", state, detail, "delivery: {detail}")
+                }
+                _ => tracing::info!(event = "lane_state", state, detail, "delivery: {detail}"),
             }
+        }
+        if changed {
             self.tell(EventKind::LaneState { message });
         }
     }
@@ -534,19 +546,48 @@ pub(crate) fn on_state_change(
             let _ = events.send(Event { at: rfc3339_now(), kind });
         };
         let mut outages = outages.lock().unwrap_or_else(PoisonError::into_inner);
-        match change.to.as_str() {
+        let StateChange { from, to, reason, .. } = change;
+        match to.as_str() {
             "failed" => {
-                tracing::warn!(reason = change.reason, noticed_by, "the database is away; writes are queued");
-                if let Some(outage) = outages.failed(noticed_by, &change.reason) {
+                tracing::warn!(
+                    event = "database_state",
+                    from,
+                    to,
+                    reason,
+                    noticed_by,
+                    "the database is away; writes are queued"
+                );
+                if let Some(outage) = outages.failed(noticed_by, reason) {
+                    tracing::warn!(
+                        event = "outage_started",
+                        outage,
+                        reason,
+                        noticed_by,
+                        "an outage has begun"
+                    );
                     metrics.outages.inc();
                     tell(EventKind::OutageStarted { outage, reason: change.reason.clone() });
                 }
             }
             "connected" => {
-                tracing::info!(from = change.from, "the database answers");
+                tracing::info!(
+                    event = "database_state",
+                    from,
+                    to,
+                    reason,
+                    noticed_by,
+                    "the database answers"
+                );
                 outages.reconnected();
             }
-            _ => {}
+            _ => tracing::info!(
+                event = "database_state",
+                from,
+                to,
+                reason,
+                noticed_by,
+                "the connection to the database"
+            ),
         }
         metrics.state_changed();
         tell(EventKind::DatabaseState {

@@ -49,6 +49,7 @@ mod dead;
 mod drainer;
 mod estimate;
 mod feed;
+mod fullness;
 mod guard;
 mod lanes;
 mod ledger;
@@ -70,6 +71,7 @@ pub mod outage;
 pub mod record;
 pub mod redact;
 pub mod status;
+pub mod trace;
 pub mod write;
 
 pub use error::{Error, Invalid, Refusal, RefusalKind};

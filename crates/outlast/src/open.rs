@@ -256,7 +256,7 @@ fn count(core: &Core, last: Sequence, strays: u64) {
         terms.accepted.saturating_sub(terms.pending + terms.parked + terms.dead + terms.discarded);
     book.set_bytes(core.log.bytes(cursor));
     tracing::info!(
-        queue = %core.log.queue_id(), epoch = core.log.epoch().number, %cursor, pending = book.terms.pending,
+        event = "log_opened", queue = %core.log.queue_id(), epoch = core.log.epoch().number, %cursor, pending = book.terms.pending,
         parked = book.terms.parked, dead = book.terms.dead, at_ms = now_ms(), "the log is open"
     );
 }

@@ -1,11 +1,13 @@
 //! How an [`Outlast`](crate::Outlast) is run. Every option has the default of the design's table.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use outlast_log::{Compression, Format};
 
 use crate::redact::Redaction;
+use crate::trace::Tracer;
 
 /// Options of the library; the server fills them from its configuration.
 #[derive(Debug, Clone)]
@@ -74,6 +76,8 @@ pub struct Options {
     /// `privacy.redact`: fields whose values are taken out of the reasons of refusals before these are kept or told.
     /// Writes that the library shows have them all; [`Redaction::hide`] is for whoever shows them to people.
     pub redact: Redaction,
+    /// Is told of transactions with writes that have a trace context.
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 /// What happens to writes once an outage lasts longer than `unavailable_timeout`.
@@ -129,6 +133,7 @@ impl Options {
             read_wait: Duration::from_secs(2),
             after_timeout: AfterTimeout::Queue,
             redact: Redaction::default(),
+            tracer: None,
         }
     }
 }

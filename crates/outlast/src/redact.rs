@@ -34,8 +34,8 @@ struct Rule {
 type Step = Option<Box<str>>;
 
 /// Case does not count: a field that is hidden once too often does less harm.
-fn is(step: &Step, name: &str) -> bool {
-    step.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))
+fn is(step: Option<&str>, name: &str) -> bool {
+    step.is_none_or(|wanted| wanted.eq_ignore_ascii_case(name))
 }
 
 impl FromStr for Rule {
@@ -158,9 +158,10 @@ impl Redaction {
             let rest: Vec<&[Step]> = paths
                 .iter()
                 .filter_map(|path| path.split_first())
-                .filter_map(|(first, rest)| is(first, name).then_some(rest))
+                .filter_map(|(first, rest)| is(first.as_deref(), name).then_some(rest))
                 .collect();
-            let anywhere = self.rules.iter().any(|rule| rule.path.is_none() && is(&rule.last, name));
+            let anywhere =
+                self.rules.iter().any(|rule| rule.path.is_none() && is(rule.last.as_deref(), name));
             if anywhere || rest.iter().any(|rest| rest.is_empty()) {
                 *value = Value::from(MARK);
                 hidden = true;
@@ -185,7 +186,7 @@ impl Redaction {
     fn hide_named(&self, map: &mut Map<String, Value>) -> bool {
         let mut hidden = false;
         for (name, value) in map {
-            if self.rules.iter().any(|rule| is(&rule.last, name)) {
+            if self.rules.iter().any(|rule| is(rule.last.as_deref(), name)) {
                 *value = Value::from(MARK);
                 hidden = true;
                 continue;

@@ -181,6 +181,7 @@ impl Core {
                     return Ok(());
                 }
             }
+            self.no_room.store(true, Ordering::Relaxed);
             if tokio::time::timeout_at(deadline, decided.changed()).await.is_err() {
                 return Err(self.queue_full());
             }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::error::Invalid;
 use crate::record::{Collection, Document, RecordId};
+use crate::trace::TraceContext;
 
 /// Most operations in one write.
 pub const OPERATIONS_MAX: usize = 1000;
@@ -267,6 +268,9 @@ pub struct Write {
     operations: Vec<Operation>,
     #[serde(default, rename = "idempotency", skip_serializing_if = "Option::is_none")]
     key: Option<IdempotencyKey>,
+    /// Of the request that brought it. It is no part of what the write does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
 }
 
 impl Write {
@@ -281,11 +285,11 @@ impl Write {
                 operations.len()
             )));
         }
-        Ok(Self { operations, key: None })
+        Ok(Self { operations, key: None, trace: None })
     }
 
     fn one(operation: Operation) -> Self {
-        Self { operations: vec![operation], key: None }
+        Self { operations: vec![operation], key: None, trace: None }
     }
 
     /// Make a record; refused when it exists.
@@ -340,7 +344,7 @@ impl Write {
     /// # Errors
     /// As [`Write::new`]; and when they write to other records: the order of a record would be lost.
     pub(crate) fn edited(&self, operations: Vec<Operation>) -> Result<Self, Invalid> {
-        let edited = Self { key: self.key.clone(), ..Self::new(operations)? };
+        let edited = Self { key: self.key.clone(), trace: self.trace.clone(), ..Self::new(operations)? };
         let records = |write: &Self| write.records().cloned().collect::<BTreeSet<_>>();
         let (before, after) = (records(self), records(&edited));
         if before == after {
@@ -359,6 +363,18 @@ impl Write {
             "an edited write keeps its records, so that their order is kept: {what}. To write to other records, discard \
              the dead letter and send a new write"
         )))
+    }
+
+    /// The same write, linked to the request that brought it.
+    #[must_use]
+    pub fn with_trace(mut self, trace: Option<TraceContext>) -> Self {
+        self.trace = trace;
+        self
+    }
+
+    /// The context of the request that brought it.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     /// The operations, in order.
@@ -481,6 +497,23 @@ mod tests {
         let text = serde_json::to_string(&logged).unwrap();
         assert!(text.contains("18446744073709551615"), "{text}");
         assert_eq!(serde_json::from_str::<LoggedWrite>(&text).unwrap(), logged);
+    }
+
+    #[test]
+    fn a_trace_is_kept_and_its_absence_changes_nothing() {
+        let logged = |write| LoggedWrite { first: None, attempts: 0, write };
+        let plain = serde_json::to_string(&logged(sample())).unwrap();
+        assert!(!plain.contains("trace"), "entries without one are as they were: {plain}");
+        let trace = TraceContext::new("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        let traced = logged(sample().with_trace(trace.clone()));
+        let text = serde_json::to_string(&traced).unwrap();
+        assert_eq!(serde_json::from_str::<LoggedWrite>(&text).unwrap(), traced);
+        assert_eq!(traced.write.trace(), trace.as_ref());
+        let keyed = |write: Write| write.with_idempotency_key("k").unwrap().key().cloned();
+        assert_eq!(keyed(sample()), keyed(sample().with_trace(trace)), "it is no other write");
+        // What a later version adds does not keep this one from reading.
+        let later = plain.replacen("{\"write\":{", "{\"write\":{\"later\":[1],", 1);
+        assert_eq!(serde_json::from_str::<LoggedWrite>(&later).unwrap(), logged(sample()));
     }
 
     #[test]

@@ -38,8 +38,8 @@ pub(crate) fn start(outlast: Outlast, config: &AlertsConfig, listen: SocketAddr)
             for notice in watch.step(Instant::now(), &post::now(), &seen) {
                 // What lasts has its line already.
                 if notice.event != Event::Repeat {
-                    let (alert, event) = (notice.kind.as_str(), notice.event.as_str());
-                    tracing::info!(alert, event, "{}", notice.summary);
+                    let (alert, state) = (notice.kind.as_str(), notice.event.as_str());
+                    tracing::info!(event = "alert", alert, state, "{}", notice.summary);
                 }
                 let body = sender.body(&notice);
                 for mailbox in &mailboxes {

@@ -373,7 +373,7 @@ pub(super) fn inputs(global: &Global, overrides: Option<&Overrides>) -> Inputs {
     }
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
-        .filter(|(name, _)| name.starts_with("OUTLAST_"))
+        .filter(|(name, _)| name.starts_with("OUTLAST_") || name.starts_with("OTEL_"))
         .collect();
     Inputs { file: global.config.clone(), environment, flags }
 }

@@ -15,6 +15,7 @@ use crate::alerts;
 use crate::config::{self, Config, LogFormat};
 use crate::database;
 use crate::http::{self, App, Tls};
+use crate::traces::Traces;
 
 /// What is left for the library after requests have used up the whole deadline: it must still sync its log.
 const CLOSING_TIME_MIN: Duration = Duration::from_secs(2);
@@ -32,10 +33,11 @@ pub(super) fn run(global: &Global, overrides: &Overrides) -> Result<(), Failure>
         .build()
         .map_err(|error| Failure::failed(format!("the runtime could not be started: {error}")))?;
     let shown = config::as_json(&loaded);
+    tell_configuration(&shown);
     runtime.block_on(serve(global, loaded.config, shown))
 }
 
-async fn serve(global: &Global, config: Config, shown: serde_json::Value) -> Result<(), Failure> {
+async fn serve(global: &Global, mut config: Config, shown: serde_json::Value) -> Result<(), Failure> {
     let mut signals =
         Signals::new().map_err(|error| Failure::failed(format!("signals cannot be handled: {error}")))?;
     let hangup = signal(SignalKind::hangup())
@@ -49,6 +51,9 @@ async fn serve(global: &Global, config: Config, shown: serde_json::Value) -> Res
         }
         _ => None,
     };
+    let (traces, export) =
+        Traces::start(&config.traces).map_err(|why| Failure::new(Exit::Config, why))?.unzip();
+    config.outlast.tracer = traces.clone().map(|traces| traces as Arc<dyn outlast::trace::Tracer>);
     let database = database::open(&config.database, config.outlast.lanes == 1)
         .map_err(|why| Failure::new(Exit::Config, why))?;
     let database_name = database.describe();
@@ -69,6 +74,14 @@ async fn serve(global: &Global, config: Config, shown: serde_json::Value) -> Res
     let queue = config.outlast.directory.display().to_string();
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");
+    tracing::info!(
+        event = "started",
+        version = env!("CARGO_PKG_VERSION"),
+        listen = url,
+        queue,
+        database = database_name,
+        "listening"
+    );
     if global.json {
         print(
             &serde_json::json!({ "listening": url, "queue": queue, "database": database_name }).to_string(),
@@ -81,7 +94,12 @@ async fn serve(global: &Global, config: Config, shown: serde_json::Value) -> Res
         tracing::warn!(%address, "no tokens are configured: everybody who reaches this address may do everything");
     }
     let alerts = alerts::start(outlast.clone(), &config.alerts, address);
-    let app = App::with_configuration(outlast.clone(), config.server.clone(), shown);
+    let app = App::with_configuration(outlast.clone(), config.server.clone(), shown, traces.clone());
+    if let Some(traces) = &traces {
+        traces.register(&outlast);
+    }
+    let (stop_export, stopped) = tokio::sync::watch::channel(false);
+    let exporting = export.map(|export| tokio::spawn(export.run(stopped)));
     let fresh = tokio::spawn(http::keep_fresh(tls.clone(), hangup));
     let tokens = tokio::spawn(http::watch_tokens(outlast.clone(), config.server.tokens.clone()));
     let door = Door { listener, app, tls };
@@ -90,6 +108,11 @@ async fn serve(global: &Global, config: Config, shown: serde_json::Value) -> Res
     tokens.abort();
     if let Some(alerts) = alerts {
         alerts.abort();
+    }
+    // What the last transactions were linked to is sent as well.
+    stop_export.send_replace(true);
+    if let Some(exporting) = exporting {
+        let _ = exporting.await;
     }
     ended
 }
@@ -113,7 +136,7 @@ async fn run_until_signal(
         let _ = stopped.await;
     }));
     let name = signals.next().await;
-    tracing::info!(signal = name, "stopping; a second signal ends the process at once");
+    tracing::info!(event = "stopping", signal = name, "stopping; a second signal ends the process at once");
     let began = Instant::now();
     let _ = stop.send(());
     let closing = async {
@@ -126,7 +149,7 @@ async fn run_until_signal(
     tokio::select! {
         closed = closing => match closed {
             Ok(()) => {
-                tracing::info!("stopped");
+                tracing::info!(event = "stopped", "stopped");
                 Ok(())
             }
             Err(error) => Err(Failure::failed(format!("the queue was not closed cleanly: {error}"))),
@@ -153,6 +176,16 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// What somebody has set, and where, in one line; secrets are hidden.
+fn tell_configuration(shown: &serde_json::Value) {
+    let settings =
+        shown.as_object().into_iter().flatten().filter(|(_, setting)| setting["source"] != "default");
+    let settings: serde_json::Map<_, _> =
+        settings.map(|(key, setting)| (key.clone(), setting["value"].clone())).collect();
+    let settings = serde_json::Value::Object(settings);
+    tracing::info!(event = "configuration", %settings, "settings that are not defaults");
 }
 
 fn start_logging(config: &Config) {

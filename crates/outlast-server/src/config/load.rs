@@ -43,7 +43,7 @@ impl fmt::Display for Source {
 pub struct Inputs {
     /// The file that was named; without one `outlast.toml` in the working directory is read if it is there.
     pub file: Option<PathBuf>,
-    /// The environment: only variables that begin with `OUTLAST_` matter.
+    /// The environment: only variables that begin with `OUTLAST_` matter, and some of OpenTelemetry's.
     pub environment: Vec<(String, String)>,
     /// Flags: the flag as it was typed, the setting, the value.
     pub flags: Vec<(String, String, String)>,
@@ -84,6 +84,9 @@ pub const DEFAULT_FILE: &str = "outlast.toml";
 pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
     let mut loaded = Loaded { config: Config::default(), file: None, sources: BTreeMap::new() };
     let mut mistakes = Vec::new();
+    for (name, key, value) in standard_variables(&inputs.environment) {
+        set(&mut loaded, key, &value, Source::Environment(name.to_owned()), &mut mistakes);
+    }
     read_file(inputs.file.as_deref(), &mut loaded, &mut mistakes);
     for (name, value) in &inputs.environment {
         if let Some(key) = key_of_variable(name, &mut mistakes) {
@@ -97,6 +100,26 @@ pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
         check_together(&mut loaded, &mut mistakes);
     }
     if mistakes.is_empty() { Ok(loaded) } else { Err(ConfigError { mistakes }) }
+}
+
+/// What programs with OpenTelemetry read from the environment. Whatever is said to Outlast itself goes before it.
+fn standard_variables(environment: &[(String, String)]) -> Vec<(&'static str, &'static str, String)> {
+    let of = |name: &str| {
+        let found = environment.iter().find(|(other, value)| other == name && !value.is_empty());
+        found.map(|(_, value)| value.clone())
+    };
+    let below = |base: String| format!("{}/v1/traces", base.trim_end_matches('/'));
+    let off = of("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    if off || of("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none") {
+        return Vec::new();
+    }
+    let known = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.endpoint", of("OTEL_EXPORTER_OTLP_ENDPOINT").map(below)),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "traces.endpoint", of("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")),
+        ("OTEL_SERVICE_NAME", "traces.service_name", of("OTEL_SERVICE_NAME")),
+        ("OTEL_TRACES_SAMPLER_ARG", "traces.sample_ratio", of("OTEL_TRACES_SAMPLER_ARG")),
+    ];
+    known.into_iter().filter_map(|(name, key, value)| Some((name, key, value?))).collect()
 }
 
 fn read_file(named: Option<&Path>, loaded: &mut Loaded, mistakes: &mut Vec<String>) {

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use url::Url;
+
 use super::alerts::{AlertKind, Webhook};
 use super::token::Token;
 use super::value::{Bounds, LogFormat, Readiness, Secret, Slot};
@@ -20,6 +22,8 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// The section `alerts`.
     pub alerts: AlertsConfig,
+    /// The section `traces`.
+    pub traces: TracesConfig,
     /// The section `log`.
     pub log: LogConfig,
     /// The sections `queue`, `delivery` and `health`: the library's own options.
@@ -87,6 +91,19 @@ pub struct AlertsConfig {
     pub repeat: Option<Duration>,
 }
 
+/// Traces for OpenTelemetry.
+#[derive(Debug, Clone)]
+pub struct TracesConfig {
+    /// Where spans are posted to; without it there are none.
+    pub endpoint: Option<Url>,
+    /// Headers that are sent with them.
+    pub headers: Option<Secret>,
+    /// Which part of the traces that begin here is kept, from 0 to 1.
+    pub sample_ratio: f64,
+    /// Who this is.
+    pub service_name: String,
+}
+
 /// The server's own log lines (not the log of writes).
 #[derive(Debug, Clone)]
 pub struct LogConfig {
@@ -128,6 +145,12 @@ impl Default for Config {
                 on: AlertKind::ALL.to_vec(),
                 repeat: Some(Duration::from_hours(1)),
             },
+            traces: TracesConfig {
+                endpoint: None,
+                headers: None,
+                sample_ratio: 1.0,
+                service_name: "outlast".to_owned(),
+            },
             log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
             outlast: outlast::options::Options::new("outlast-data/queue"),
         }
@@ -165,7 +188,7 @@ const fn setting(
 }
 
 /// The sections in the order in which they are shown, with what they are about.
-pub(super) const SECTIONS: [(&str, &str); 8] = [
+pub(super) const SECTIONS: [(&str, &str); 9] = [
     ("server", "The HTTP server."),
     ("database", "The database that writes are brought to."),
     ("queue", "The log that keeps writes until the database has them."),
@@ -173,6 +196,7 @@ pub(super) const SECTIONS: [(&str, &str); 8] = [
     ("health", "How the database is watched, and what follows from it."),
     ("privacy", "What people are not shown."),
     ("alerts", "Who is told when something needs somebody: JSON posted to URLs."),
+    ("traces", "Spans for OpenTelemetry, sent to a collector over OTLP."),
     ("log", "The server's own log lines, on standard error."),
 ];
 
@@ -293,6 +317,15 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Which alerts: outage (longer than health.unavailable_timeout), queue (75 % full, and again at 90 %), dead_letters (any), delivery (halted, or a refusal storm), log (failed, or its disk is full), losses (acknowledged writes that cannot be read back)."),
     setting("alerts.repeat", |c| Slot::DurationOrNone(&mut c.alerts.repeat), (SECOND, u64::MAX),
         "How often an alert that lasts is told again."),
+
+    setting("traces.endpoint", |c| Slot::UrlOrNone(&mut c.traces.endpoint), ANY,
+        "Where spans are posted to as OTLP (protobuf over HTTP), for example http://localhost:4318/v1/traces: one for each request, and one for each transaction, linked to the requests whose writes it applies. Without it OTEL_EXPORTER_OTLP_TRACES_ENDPOINT counts, or OTEL_EXPORTER_OTLP_ENDPOINT with /v1/traces behind it."),
+    setting("traces.headers", |c| Slot::Secret(&mut c.traces.headers), ANY,
+        "Headers that are sent with them, as NAME=VALUE with commas between them; also from OTEL_EXPORTER_OTLP_HEADERS."),
+    setting("traces.sample_ratio", |c| Slot::Ratio(&mut c.traces.sample_ratio), ANY,
+        "Which part of the traces that begin here is kept, from 0 to 1; also from OTEL_TRACES_SAMPLER_ARG. A request that brings a traceparent is kept if that says so."),
+    setting("traces.service_name", |c| Slot::Text(&mut c.traces.service_name), ANY,
+        "The name of this service in traces; also from OTEL_SERVICE_NAME."),
 
     setting("log.level", |c| Slot::Text(&mut c.log.level), ANY,
         "Which lines: error, warn, info, debug or trace, or directives such as info,outlast=debug."),

@@ -116,6 +116,10 @@ pub enum Slot<'a> {
     Text(&'a mut String),
     /// A URL that may hold a password.
     Url(&'a mut String),
+    /// A URL of HTTP without a password, or `none`.
+    UrlOrNone(&'a mut Option<url::Url>),
+    /// From 0 to 1.
+    Ratio(&'a mut f64),
     /// A secret, or `none`.
     Secret(&'a mut Option<Secret>),
     /// A file or directory.
@@ -152,6 +156,8 @@ impl Slot<'_> {
             Self::Flag(_) => "true or false".to_owned(),
             Self::Text(_) => "text".to_owned(),
             Self::Url(_) => "a URL, for example sqlite://outlast-data/database.db".to_owned(),
+            Self::UrlOrNone(_) => "none, or a URL, for example http://localhost:4318/v1/traces".to_owned(),
+            Self::Ratio(_) => "a number from 0 to 1".to_owned(),
             Self::Secret(_) => "none, or text".to_owned(),
             Self::Path(_) => "a path".to_owned(),
             Self::PathOrNone(_) => "none, or a path".to_owned(),
@@ -183,6 +189,8 @@ impl Slot<'_> {
             Self::Flag(_) => "`true`, `false`".to_owned(),
             Self::Text(_) => "text".to_owned(),
             Self::Url(_) => "URL".to_owned(),
+            Self::UrlOrNone(_) => "URL or `none`".to_owned(),
+            Self::Ratio(_) => "0 to 1".to_owned(),
             Self::Secret(_) => "secret".to_owned(),
             Self::Path(_) => "path".to_owned(),
             Self::PathOrNone(_) => "path or `none`".to_owned(),
@@ -231,6 +239,11 @@ impl Slot<'_> {
                 outlast::database::url_scheme(text).map_err(|error| error.to_string())?;
                 text.clone_into(slot);
             }
+            Self::UrlOrNone(slot) => **slot = if text == "none" { None } else { Some(read_url(text)?) },
+            Self::Ratio(slot) => {
+                let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+                **slot = ratio.ok_or_else(|| format!("\"{text}\" is not a number from 0 to 1"))?;
+            }
             Self::Secret(slot) => **slot = if text == "none" { None } else { Some(Secret::new(text)) },
             Self::Path(slot) => {
                 if text.is_empty() {
@@ -270,6 +283,8 @@ impl Slot<'_> {
             Self::Flag(value) => value.to_string(),
             Self::Text(value) => (*value).clone(),
             Self::Url(value) => hide_password(value),
+            Self::UrlOrNone(value) => value.as_ref().map_or_else(none, ToString::to_string),
+            Self::Ratio(value) => value.to_string(),
             Self::Secret(value) => value.as_ref().map_or_else(none, |_| HIDDEN.to_owned()),
             Self::Path(value) => value.display().to_string(),
             Self::PathOrNone(value) => value.as_ref().map_or_else(none, |path| path.display().to_string()),
@@ -286,7 +301,10 @@ impl Slot<'_> {
 
     /// Whether the file writes it in quotation marks.
     pub fn quoted(&self) -> bool {
-        !matches!(self, Self::Count(_) | Self::SmallCount(_) | Self::MemoryCount(_) | Self::Flag(_))
+        !matches!(
+            self,
+            Self::Ratio(_) | Self::Count(_) | Self::SmallCount(_) | Self::MemoryCount(_) | Self::Flag(_)
+        )
     }
 }
 
@@ -301,6 +319,18 @@ pub fn hide_password(url: &str) -> String {
         Err(_) if url.contains('@') => HIDDEN.to_owned(),
         Ok(_) | Err(_) => url.to_owned(),
     }
+}
+
+fn read_url(text: &str) -> Result<url::Url, String> {
+    // The text is not repeated: it may hold a password.
+    let url = url::Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.host().is_some());
+    let url = url.ok_or("it must be a URL that begins with http:// or https://, with a host")?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it must not have a user or password before its host: use traces.headers".to_owned());
+    }
+    Ok(url)
 }
 
 fn read_fields(text: &str) -> Result<Redaction, String> {

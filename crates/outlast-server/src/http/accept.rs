@@ -74,7 +74,12 @@ pub async fn serve(
     app.stop();
     let open = graceful.count();
     let deadline = app.server.shutdown_deadline;
-    tracing::info!(connections = open, deadline_seconds = deadline.as_secs(), "no longer listening");
+    tracing::info!(
+        event = "closing",
+        connections = open,
+        deadline_seconds = deadline.as_secs(),
+        "no longer listening"
+    );
     let watching = Arc::clone(&server);
     if tokio::time::timeout(deadline, graceful.shutdown()).await.is_ok() {
         return 0;

@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::response::Response;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use outlast::trace::TraceContext;
 use outlast::{Collection, Outlast, RecordId, WriteId};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -20,6 +21,7 @@ use super::history::History;
 use super::metrics::HttpMetrics;
 use super::problem::{INTERNAL, INVALID_REQUEST, MALFORMED_JSON, Problem, UNSUPPORTED_MEDIA_TYPE};
 use crate::config::{ServerConfig, units};
+use crate::traces::Traces;
 
 /// Events that a slow listener may be behind.
 const NEWS_KEPT: usize = 64;
@@ -36,6 +38,8 @@ pub struct App {
     pub metrics: HttpMetrics,
     /// The settings as they are shown: without secrets.
     pub(super) configuration: Value,
+    /// Makes spans, if there is a collector for them.
+    pub(super) traces: Option<Arc<Traces>>,
     pub(super) audit: Audit,
     pub(super) history: History,
     pub(super) runs: Runs,
@@ -46,11 +50,16 @@ pub struct App {
 impl App {
     /// Registers the HTTP series with the library's metrics. Call it once per `outlast`.
     pub fn new(outlast: Outlast, server: ServerConfig) -> Arc<Self> {
-        Self::with_configuration(outlast, server, Value::Object(serde_json::Map::new()))
+        Self::with_configuration(outlast, server, Value::Object(serde_json::Map::new()), None)
     }
 
     /// As [`App::new`], with all settings and their sources as the dashboard shows them.
-    pub fn with_configuration(outlast: Outlast, server: ServerConfig, configuration: Value) -> Arc<Self> {
+    pub fn with_configuration(
+        outlast: Outlast,
+        server: ServerConfig,
+        configuration: Value,
+        traces: Option<Arc<Traces>>,
+    ) -> Arc<Self> {
         let metrics = outlast.registry(HttpMetrics::register);
         let auth = Auth::new(&server);
         let audit = Audit::open(&outlast.options().directory);
@@ -60,6 +69,7 @@ impl App {
             auth,
             metrics,
             configuration,
+            traces,
             audit,
             history: History::default(),
             runs: Runs::default(),
@@ -112,6 +122,8 @@ pub struct Call {
     /// The body of a route that takes a stream, not read yet. Behind a lock that nobody waits for: a body alone could not
     /// be lent to handlers.
     pub stream: Mutex<Body>,
+    /// What a write of it is linked to.
+    pub trace: Option<TraceContext>,
 }
 
 /// What a handler answers.

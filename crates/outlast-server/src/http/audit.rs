@@ -70,6 +70,7 @@ impl Audit {
 
     fn note(&self, entry: Entry) {
         tracing::info!(
+            event = "operator",
             who = entry.who,
             action = entry.action,
             request = %entry.request,

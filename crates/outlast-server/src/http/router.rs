@@ -8,13 +8,17 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use http::request::Parts;
 use http::{HeaderValue, Method, header};
+use outlast::trace::TraceContext;
 
 use super::app::{Answer, App, Call};
+use super::auth::Policy;
 use super::metrics::UNMATCHED;
 use super::problem::{INVALID_REQUEST, METHOD_NOT_ALLOWED, Problem, UNKNOWN_ROUTE};
 use super::routes::{self, ROUTES, Route};
 use super::{audit, body};
+use crate::traces::RequestSpan;
 
 /// The router over every route of the table.
 pub(super) fn router(app: Arc<App>) -> Router {
@@ -32,16 +36,29 @@ async fn answer(route: &'static Route, app: Arc<App>, request: Request) -> Respo
     let started = Instant::now();
     let _under_way = app.metrics.begin();
     let method = request.method().clone();
-    let response = match run(route, &app, request).await {
+    let (parts, body) = request.into_parts();
+    // Probes and pages are asked for all the time, and metrics too: they would hide the rest.
+    let traces = app.traces.as_ref().filter(|_| route.policy != Policy::Public && route.path != "/metrics");
+    let span = traces.map(|traces| traces.request(&parts, route.path));
+    let trace = span.as_ref().and_then(RequestSpan::context);
+    let response = match run(route, &app, parts, body, trace).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     };
+    if let Some(span) = span {
+        span.answered(response.status(), response.headers());
+    }
     app.metrics.observe(&method, route.path, response.status(), started.elapsed());
     response
 }
 
-async fn run(route: &'static Route, app: &Arc<App>, request: Request) -> Answer {
-    let (mut parts, body) = request.into_parts();
+async fn run(
+    route: &'static Route,
+    app: &Arc<App>,
+    mut parts: Parts,
+    body: Body,
+    trace: Option<TraceContext>,
+) -> Answer {
     // Before anything of the body is read: who may not write here may not fill our memory either.
     app.auth.check(route.policy, &parts.method, &parts.headers)?;
     let params = RawPathParams::from_request_parts(&mut parts, &())
@@ -55,7 +72,7 @@ async fn run(route: &'static Route, app: &Arc<App>, request: Request) -> Answer 
         }
         routes::Body::Stream(_) => (axum::body::Bytes::new(), body),
     };
-    let call = Call { app: Arc::clone(app), parts, params, body, stream: Mutex::new(stream) };
+    let call = Call { app: Arc::clone(app), parts, params, body, stream: Mutex::new(stream), trace };
     if audit::is_noted(route, &call) { audit::noted(route, call).await } else { (route.handler)(call).await }
 }
 

@@ -47,10 +47,10 @@ impl Tls {
         match read(&self.certificate, &self.key) {
             Ok(config) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-                tracing::info!(certificate = %self.certificate.display(), "the certificate was read again");
+                tracing::info!(event = "certificate", state = "read", certificate = %self.certificate.display(), "the certificate was read again");
             }
             Err(why) => {
-                tracing::warn!(why, "the certificate was not read again; the former one stays in use");
+                tracing::warn!(event = "certificate", state = "refused", certificate = %self.certificate.display(), reason = why, "the certificate was not read again; the former one stays in use");
             }
         }
     }

@@ -44,6 +44,7 @@ where
     if let Some(key) = idempotency_key(call.headers())? {
         write = write.with_idempotency_key(key)?;
     }
+    let write = write.with_trace(call.trace.clone());
     let wait = preferences.wait(call.app.server.wait);
     let mut response = match call.app.outlast.submit(write, wait).await? {
         Outcome::Applied { id, duplicate_of } => {

@@ -37,7 +37,7 @@ impl Drainer {
             // Waiting for its turn is not the database's slowness.
             let took = turn.take().map_or(took, |turn: Instant| took.min(turn.elapsed()));
             let answer = part.in_its_turn(answer);
-            self.note_attempt(&answer, took);
+            self.note_attempt(&part, &answer, took);
             if answer.is_err()
                 && let Some(ahead) = ahead.take()
             {
@@ -118,7 +118,7 @@ impl Drainer {
             Some(landed) => landed,
             None => ahead.flight.await,
         };
-        self.note_attempt(&answer, took);
+        self.note_attempt(&ahead.part, &answer, took);
         match answer {
             Err(ApplyError::Unknown(reason)) => Err(self.in_doubt(Some(&reason))),
             Ok(_) => Err(self.in_doubt(None)),

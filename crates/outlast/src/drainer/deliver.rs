@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use outlast_log::Sequence;
 use tokio::time::Instant;
@@ -14,6 +14,7 @@ use crate::database::{Applied, ApplyError, Item, LaneId, Position};
 use crate::feed::{Pending, Read};
 use crate::lanes::place_of;
 use crate::ledger::keys_of;
+use crate::trace::{Attempt, LINKS_MAX, TraceContext};
 use crate::write::WriteId;
 
 /// Conflicts in a row after which somebody else may hold the position.
@@ -139,7 +140,7 @@ impl Drainer {
                 None => first_of(&mut flights).await,
             };
             let (part, _) = flights.swap_remove(index);
-            self.note_attempt(&answer, took);
+            self.note_attempt(&part, &answer, took);
             match self.answered(part, answer, took, broken.is_some()).await {
                 Ok(Some((mut part, pause))) => match self.send(&mut part, pause) {
                     Ok(flight) => flights.push((part, flight)),
@@ -205,8 +206,9 @@ impl Drainer {
         })
     }
 
-    pub(super) fn note_attempt(&self, answer: &Result<Applied, ApplyError>, took: Duration) {
+    pub(super) fn note_attempt(&self, part: &Part, answer: &Result<Applied, ApplyError>, took: Duration) {
         self.core.metrics.attempt(result_name(answer), took);
+        self.trace(&part.batch, result_name(answer), took);
     }
 
     /// What the answer means for a part. Returns what of it is to be sent next, and after which pause. While the round
@@ -266,6 +268,19 @@ impl Drainer {
                 self.core.monitor.report_failure("write", &format!("a refusal without a write: {reason}"));
                 Err(Flow::Again)
             }
+        }
+    }
+
+    /// Tells which requests are behind a transaction.
+    fn trace(&self, batch: &[Pending], result: &'static str, took: Duration) {
+        let Some(tracer) = &self.core.options.tracer else { return };
+        let mut contexts: Vec<&TraceContext> =
+            batch.iter().filter_map(|pending| pending.write.trace()).collect();
+        let traced = contexts.len();
+        contexts.truncate(LINKS_MAX);
+        if traced > 0 {
+            let started = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
+            tracer.attempted(&Attempt { started, took, writes: batch.len(), result, contexts, traced });
         }
     }
 

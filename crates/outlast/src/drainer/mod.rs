@@ -30,6 +30,7 @@ use crate::clock::now_ms;
 use crate::core::Core;
 use crate::database::{LaneId, Position};
 use crate::feed::Feed;
+use crate::fullness::Fullness;
 use crate::health::ConnectionState;
 use crate::lanes::{Change, CursorNote};
 use crate::status::LaneState;
@@ -92,6 +93,7 @@ pub(crate) struct Drainer {
     backlog_end: Sequence,
     /// What was told last about a log that takes no writes.
     log_trouble: Option<String>,
+    fullness: Fullness,
     /// Commands that wait until fates may be decided.
     deferred: Vec<Command>,
 }
@@ -124,6 +126,7 @@ impl Drainer {
             noted_cursor: Sequence::START,
             backlog_end: Sequence::START,
             log_trouble: None,
+            fullness: Fullness::default(),
             deferred: Vec::new(),
         }
     }
@@ -306,6 +309,7 @@ impl Drainer {
         let Some(outage) = ended else { return };
         self.core.metrics.outage_duration.observe(outage.duration_seconds);
         tracing::info!(
+            event = "outage_ended",
             outage = outage.id,
             seconds = outage.duration_seconds,
             queued = outage.writes_queued,
@@ -365,6 +369,7 @@ impl Drainer {
         self.housekeeping = Instant::now();
         self.core.sample_rates();
         self.note_depth();
+        self.tell_fullness();
         self.tell_log_state();
         self.note_cursor();
         if self.core.dead.pay().await && self.may_reclaim() {
@@ -384,19 +389,56 @@ impl Drainer {
 
     /// One line when the log stops taking writes, and one when it goes on.
     fn tell_log_state(&mut self) {
-        let trouble = match self.core.log_state() {
-            LogState::Ok => None,
+        let (state, trouble) = match self.core.log_state() {
+            LogState::Ok => ("ok", None),
             LogState::NoSpace { .. } => {
-                Some("the disk is full; it goes on when there is space again".to_owned())
+                ("no_space", Some("the disk is full; it goes on when there is space again".to_owned()))
             }
-            LogState::Failed(failure) => Some(failure.to_string()),
+            LogState::Failed(failure) => ("failed", Some(failure.to_string())),
         };
         match &trouble {
             same if *same == self.log_trouble => {}
-            Some(why) => tracing::error!(why, "the log takes no writes"),
-            None => tracing::info!("the log takes writes again"),
+            Some(reason) => tracing::error!(event = "log_state", state, reason, "the log takes no writes"),
+            None => tracing::info!(event = "log_state", state, "the log takes writes again"),
         }
         self.log_trouble = trouble;
+    }
+
+    /// One line when the queue fills up, and one when there is room again.
+    fn tell_fullness(&mut self) {
+        let (writes, bytes) = {
+            let book = self.core.book();
+            (book.terms.pending + book.terms.parked, book.bytes)
+        };
+        let (writes_max, bytes_max) = (self.core.options.max_writes, self.core.options.max_bytes);
+        let usage = (writes as f64 / writes_max as f64).max(bytes as f64 / bytes_max as f64);
+        let next =
+            self.fullness.next(usage, self.core.no_room.swap(false, std::sync::atomic::Ordering::Relaxed));
+        if next != self.fullness {
+            let state = next.name();
+            if next > self.fullness {
+                tracing::warn!(
+                    event = "queue_state",
+                    state,
+                    writes,
+                    writes_max,
+                    bytes,
+                    bytes_max,
+                    "the queue fills up"
+                );
+            } else {
+                tracing::info!(
+                    event = "queue_state",
+                    state,
+                    writes,
+                    writes_max,
+                    bytes,
+                    bytes_max,
+                    "the queue empties"
+                );
+            }
+            self.fullness = next;
+        }
     }
 
     /// Writes the cursor to the log. Never synced for its own sake: it is a hint.

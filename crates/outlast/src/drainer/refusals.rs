@@ -135,7 +135,7 @@ impl Drainer {
         let options = &self.core.options;
         let pause = pause(attempts, options.backoff, options.backoff_max, fastrand::f64());
         let due_ms = now_ms() + pause.as_millis() as u64;
-        tracing::info!(write = %refused.first, %reason, attempts, pause_ms = pause.as_millis() as u64, "refused; it waits for its next attempt");
+        tracing::info!(event = "parked", write = %refused.first, kind = reason.kind.as_str(), %reason, attempts, pause_ms = pause.as_millis() as u64, "refused; it waits for its next attempt");
         self.mark(MarkKind::Parked, refused, Some(reason), Some(due_ms), attempts)?;
         self.wait(refused, due_ms);
         Ok(())
@@ -198,7 +198,7 @@ impl Drainer {
         self.core.outages().update(|outage| outage.dead += 1);
         self.core.metrics.failed(reason.kind.as_str());
         self.core.forget_key(refused.write.key(), refused.first);
-        tracing::warn!(write = %refused.first, %reason, attempts, "dead letter");
+        tracing::warn!(event = "dead_letter", write = %refused.first, kind = reason.kind.as_str(), %reason, attempts, "dead letter");
         self.core.tell(EventKind::DeadLetter { id: refused.first.to_string(), reason: reason.message });
         Ok(())
     }
@@ -247,7 +247,6 @@ impl Drainer {
         if matches!(*self.lane_state.borrow(), LaneState::Storm { .. }) && !self.try_first().await? {
             return Ok(());
         }
-        tracing::info!("the refusal storm is over");
         self.storm = Storm::default();
         if matches!(*self.lane_state.borrow(), LaneState::Storm { .. }) {
             self.core.set_lane_state(&LaneState::Running);

@@ -162,9 +162,10 @@ pub(super) fn run(global: &Global, command: &LogCommand) -> Result<(), Failure> 
             export::list(global, &directory, &selection, *after, *limit, &redaction)
         }
         LogCommand::Show { id, directory, unredacted } => {
-            let redaction = match unredacted {
-                true => Redaction::default(),
-                false => config::load(&inputs(global, None))?.config.outlast.redact,
+            let redaction = if *unredacted {
+                Redaction::default()
+            } else {
+                config::load(&inputs(global, None))?.config.outlast.redact
             };
             export::show(&at(global, directory.as_deref())?, *id, &redaction)
         }
