@@ -56,7 +56,7 @@ async fn a_search_in_a_long_queue_looks_at_a_part_of_it_for_each_answer_and_find
     const COUNT: u64 = 25_000;
     let server = Server::start().await;
     server.outlast.pause(None).await.unwrap();
-    let collection = |n: u64| if n % 12_000 == 0 { "rare" } else { "usual" };
+    let collection = |n: u64| if n.is_multiple_of(12_000) { "rare" } else { "usual" };
     let lines: String = (0..COUNT).map(|n| put(collection(n), n)).collect();
     queue(&server, lines, COUNT).await;
     let found = pages(&server, "collection=rare").await;

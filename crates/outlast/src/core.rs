@@ -243,7 +243,7 @@ impl Core {
             let (state, detail) = (state.name(), &*message);
             match state {
                 "halted" | "storm" => {
-                    tracing::error!(event = "lane_state", state, detail, "delivery: {detail}")
+                    tracing::error!(event = "lane_state", state, detail, "delivery: {detail}");
                 }
                 _ => tracing::info!(event = "lane_state", state, detail, "delivery: {detail}"),
             }

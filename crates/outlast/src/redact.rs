@@ -236,7 +236,9 @@ impl Redaction {
         if !statement && !self.concerns(operations.iter().flat_map(Operation::records)) {
             return reason;
         }
-        documents.iter().for_each(|document| names_in(document, &mut names));
+        for document in &documents {
+            names_in(document, &mut names);
+        }
         // What stands in quotation marks in a statement may be a value: a database then takes it for the name of a column.
         self.without_values(reason, &names, !statement)
     }
@@ -348,8 +350,8 @@ fn words_only(message: &str, names: &BTreeSet<&str>, quoted_names: bool) -> Stri
             let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
             let (word, after) = rest.split_at(end);
             let quoted = shown.ends_with(['"', '`']) && after.starts_with(['"', '`']);
-            let named = quoted_names && quoted && NAMING.contains(&before) && is_plain(word);
-            if named || names.contains(word) || is_listed(word) {
+            let is_name = quoted_names && quoted && NAMING.contains(&before) && is_plain(word);
+            if is_name || names.contains(word) || is_listed(word) {
                 shown.push_str(word);
                 marked = None;
             } else {

@@ -78,7 +78,11 @@ pub(super) fn noted(redaction: &Redaction, request: &mut Value) {
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| noted(redaction, item)),
+        Value::Array(items) => {
+            for item in items {
+                noted(redaction, item);
+            }
+        }
         _ => {}
     }
 }

@@ -12,6 +12,7 @@ use axum::body::{Body, Bytes};
 use futures_util::{future, stream};
 use http::{HeaderValue, StatusCode, header};
 use outlast::status::{Durability, Outcome, Wait};
+use outlast::trace::TraceContext;
 use outlast::{Submission, Write, WriteId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -107,6 +108,7 @@ pub(super) async fn post(call: Call) -> Answer {
         pause: server.idle_timeout,
     };
     let (app, wait) = (Arc::clone(&call.app), preferences.wait(server.wait));
+    let trace = call.trace.clone();
     let is_asked_first = call.headers().contains_key(header::EXPECT);
     let mut lines = Lines::new(call.into_stream(), limits);
     if is_asked_first {
@@ -114,7 +116,7 @@ pub(super) async fn post(call: Call) -> Answer {
         lines.arrived().await?;
     }
     let (results, taken) = mpsc::channel(1);
-    tokio::spawn(run(Stream { app, wait, strict: preferences.strict }, lines, results));
+    tokio::spawn(run(Stream { app, wait, strict: preferences.strict, trace }, lines, results));
     let chunks = stream::unfold(taken, async |mut taken: Receiver<Bytes>| {
         let chunk = taken.recv().await?;
         Some((Ok::<_, Infallible>(chunk), taken))
@@ -150,6 +152,8 @@ struct Stream {
     wait: Wait,
     /// Ends at the first line that is not accepted, so that none overtakes it.
     strict: bool,
+    /// What its writes are linked to.
+    trace: Option<TraceContext>,
 }
 
 async fn run(stream: Stream, mut lines: Lines, results: Sender<Bytes>) {
@@ -226,7 +230,7 @@ impl Stream {
                 .with("bytes_max", server.max_body_bytes)
                 .with("setting", "server.max_body_bytes"));
         };
-        let write = read(&line, server.allow_statements)?;
+        let write = read(&line, server.allow_statements)?.with_trace(self.trace.clone());
         Ok(self.app.outlast.begin(write, self.wait).await?)
     }
 

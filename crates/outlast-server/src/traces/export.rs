@@ -169,7 +169,7 @@ impl Export {
         self.counts.count(if result.is_ok() { "exported" } else { "failed" }, spans);
         match &result {
             Ok(()) if !*taken => {
-                tracing::info!(event = "traces", state = "ok", "the collector takes spans again")
+                tracing::info!(event = "traces", state = "ok", "the collector takes spans again");
             }
             Err(error) if *taken => {
                 tracing::warn!(event = "traces", state = "failed", reason = %error, "the collector takes no spans");

@@ -276,11 +276,18 @@ impl Drainer {
         let Some(tracer) = &self.core.options.tracer else { return };
         let mut contexts: Vec<&TraceContext> =
             batch.iter().filter_map(|pending| pending.write.trace()).collect();
-        let traced = contexts.len();
+        let linkable = contexts.len();
         contexts.truncate(LINKS_MAX);
-        if traced > 0 {
+        if linkable > 0 {
             let started = SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH);
-            tracer.attempted(&Attempt { started, took, writes: batch.len(), result, contexts, traced });
+            tracer.attempted(&Attempt {
+                started,
+                took,
+                writes: batch.len(),
+                result,
+                contexts,
+                traced: linkable,
+            });
         }
     }
 
