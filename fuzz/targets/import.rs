@@ -66,7 +66,7 @@ fn judge(file: &[u8], options: &Options, how: How, summary: &Imported, mapped: &
     }
     let dead = found.iter().filter(|line| line.status == Status::Dead).count() as u64;
     assert_eq!(dead, summary.dead);
-    let queue = Queue::look(&options.directory).expect("it can be looked at");
+    let queue = Queue::look(&options.directory, &[]).expect("it can be looked at");
     let report = queue.verify(&mut |_| ()).expect("the disk does not fail");
     assert_eq!(report.verdict, Verdict::Clean, "{report:?}");
     drop(queue);
@@ -97,7 +97,7 @@ fn lines(file: &[u8]) -> Vec<ExportLine> {
 }
 
 fn exported(options: &Options) -> Vec<ExportLine> {
-    let queue = Queue::look(&options.directory).expect("it can be looked at");
+    let queue = Queue::look(&options.directory, &[]).expect("it can be looked at");
     let mut out = Vec::new();
     queue.export(&Selection::all(), &mut out, &mut |_| ()).expect("the disk does not fail");
     lines(&out)

@@ -227,7 +227,7 @@ fn arbitrary(format: Format, mut input: &[u8]) {
 fn opened(disk: &SimulatedDisk, format: Format) -> Option<(Log, Recovered)> {
     match open(disk, format) {
         Ok(opened) => Some(opened),
-        Err(OpenError::Foreign { .. } | OpenError::Exhausted) => None,
+        Err(OpenError::Foreign { .. } | OpenError::KeyMissing { .. } | OpenError::Exhausted) => None,
         Err(other) => panic!("the disk does not fail, but: {other}"),
     }
 }

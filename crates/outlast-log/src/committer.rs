@@ -15,6 +15,7 @@ use crate::disk::DiskFile;
 use crate::epochs::now_ms;
 use crate::error::is_no_space;
 use crate::gathering::Gathering;
+use crate::header::HEADER_BYTES;
 use crate::segment::Segment;
 use crate::shared::{LatchOnPanic, Seal, Shared, rest};
 use crate::sync::{Instant, MutexGuard, system_now, thread};
@@ -229,6 +230,7 @@ impl Committer {
     fn write(&mut self, shared: &Shared) -> Result<(), Broken> {
         let mut chunks = mem::take(&mut self.chunks);
         for chunk in &mut chunks {
+            encrypt(chunk)?;
             match chunk.opens.take() {
                 Some(opens) => self.begin_segment(shared, chunk, opens)?,
                 None => self.write_chunk(shared, chunk)?,
@@ -297,6 +299,13 @@ impl Committer {
 /// written one by one: while the database answers, that would cost each write a wake-up.
 fn write_is_due(shared: &Shared, tail: &Tail, since: Instant) -> bool {
     tail.closing || tail.is_worth_writing() || shared.is_wanted() || since.elapsed() >= LAZY_MAX
+}
+
+/// Once: what is written again after a failure is the same.
+fn encrypt(chunk: &mut Chunk) -> Result<(), Broken> {
+    let Chunk { segment, bytes, offset, .. } = chunk;
+    let header = if *offset == 0 { HEADER_BYTES as usize } else { 0 };
+    segment.codec.encrypt(bytes, header, *offset).map_err(|error| broken("write", &segment.path, &error))
 }
 
 fn published(shared: &Shared, chunk: &Chunk) {

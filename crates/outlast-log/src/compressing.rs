@@ -126,12 +126,11 @@ impl Compressing {
             return Ok(None);
         }
         let raw = segment.open(&*shared.disk)?;
-        match Header::read(&*raw, segment.format)? {
-            HeaderFound::Good(header) if header == segment.header => {}
+        match Header::read(&*raw, segment.format())? {
+            HeaderFound::Good(header) if *header == segment.header => {}
             _ => return Ok(None),
         }
-        let codec = segment.header.codec(segment.format);
-        let scanner = Scanner::new(raw.clone(), codec, HEADER_BYTES, bytes);
+        let scanner = Scanner::new(raw.clone(), segment.codec.clone(), HEADER_BYTES, bytes);
         let mark = crc32c::crc32c(&segment.header.salt.to_le_bytes());
         let writer = Writer::new(shared.disk.create(&shared.layout.compressing())?, mark)?;
         Ok(Some(Self { segment, raw, scanner, place: 0, writer }))
@@ -185,7 +184,7 @@ impl Compressing {
             discard(shared);
             return Ok(());
         }
-        let path = shared.layout.kept(segment.number(), (segment.format, Compression::Zstd));
+        let path = shared.layout.kept(segment.number(), (segment.format(), Compression::Zstd));
         let (disk, directory) = (&*shared.disk, &shared.layout.segments);
         let named =
             disk.rename(&shared.layout.compressing(), &path).and_then(|()| disk.sync_directory(directory));

@@ -183,13 +183,6 @@ fn random_128(path: &std::path::Path) -> Result<u128, OpenError> {
     Ok(u128::from_le_bytes(bytes))
 }
 
-/// 64 random bits: the salt of a segment.
-pub(crate) fn random_64() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    fill_random(&mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
 /// Unix milliseconds; 0 before 1970.
 pub fn now_ms() -> u64 {
     system_now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::Sequence;
+use crate::{KeyId, Sequence};
 
 /// The disk failed and the log has latched: nothing more is taken or acknowledged until it is opened again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +52,20 @@ pub enum OpenError {
         /// What does not fit.
         reason: String,
     },
+    /// A segment is encrypted, and its key was not given: nothing was changed.
+    #[error(
+        "{} is encrypted with the key {key}, which is not among the keys that were given ({}); give it as well, behind \
+         the one that is to encrypt: nothing was changed",
+        .path.display(), ids(.given)
+    )]
+    KeyMissing {
+        /// The segment.
+        path: PathBuf,
+        /// The key that it needs.
+        key: KeyId,
+        /// The keys that were given.
+        given: Vec<KeyId>,
+    },
     /// The log has been opened 2^23 - 1 times: no epoch is left.
     #[error("this log has no epoch left; export it into a new queue directory")]
     Exhausted,
@@ -72,6 +86,13 @@ impl OpenError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
+}
+
+fn ids(keys: &[KeyId]) -> String {
+    if keys.is_empty() {
+        return "none".to_owned();
+    }
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// An entry or mark was not taken. Nothing of it is in the log.

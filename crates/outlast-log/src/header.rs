@@ -5,15 +5,18 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::checked;
-use crate::codec::Codec;
+use crate::codec::{Bodies, Codec};
 use crate::disk::DiskFile;
+use crate::encryption::{Cipher, EncryptedWith, Key, NoCipher};
 use crate::entry::{Counts, QueueId};
 use crate::options::Format;
 use crate::scan;
 use crate::{Epoch, Sequence};
 
-/// The version of the layout that `docs/format.md` describes.
+/// The versions of the layout that `docs/format.md` describes: that of segments in clear...
 pub(crate) const FORMAT_VERSION: u32 = 1;
+/// ...and that of encrypted ones.
+pub(crate) const ENCRYPTED_VERSION: u32 = 2;
 /// The space of one copy. Of fixed size, so that the second is found when the first is damaged.
 const COPY_BYTES: usize = 1024;
 /// Where the frames begin.
@@ -22,7 +25,7 @@ pub(crate) const HEADER_BYTES: u64 = 2 * COPY_BYTES as u64;
 /// What a segment says of itself. Without it none of its frames can be checked, so it stands there twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Header {
-    /// [`FORMAT_VERSION`].
+    /// [`FORMAT_VERSION`] or [`ENCRYPTED_VERSION`].
     pub(crate) outlast: u32,
     pub(crate) queue: QueueId,
     pub(crate) segment: u64,
@@ -42,6 +45,9 @@ pub(crate) struct Header {
     pub(crate) carries_cursor: bool,
     /// What was ever put into the log before it.
     pub(crate) before: Counts,
+    /// With which key its bodies are encrypted, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) encryption: Option<EncryptedWith>,
 }
 
 impl Header {
@@ -49,14 +55,22 @@ impl Header {
         Epoch { number: self.epoch, owner: self.owner.clone(), opened_at_ms: self.opened_at_ms }
     }
 
-    pub(crate) fn codec(&self, format: Format) -> Codec {
-        Codec::new(format, self.salt)
+    /// For somebody who has these keys.
+    pub(crate) fn codec(&self, format: Format, keys: &[Key]) -> Result<Codec, NoCipher> {
+        let bodies = Cipher::of(self, keys)?.map_or(Bodies::Clear, Bodies::Encrypted);
+        Ok(Codec::with(format, self.salt, bodies))
+    }
+
+    /// Whether this program knows such headers.
+    pub(crate) fn is_known(&self) -> bool {
+        let version = if self.encryption.is_some() { ENCRYPTED_VERSION } else { FORMAT_VERSION };
+        self.outlast == version
     }
 
     /// Appends both copies, [`HEADER_BYTES`] in all.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let line = checked::to_line(self).expect("a header is plain text and numbers");
-        assert!(line.len() < COPY_BYTES, "the longest header has about 600 bytes");
+        assert!(line.len() < COPY_BYTES, "the longest header has about 800 bytes");
         for _ in 0..2 {
             let end = out.len() + COPY_BYTES;
             out.extend_from_slice(&line);
@@ -93,9 +107,9 @@ impl Header {
             let copy = copy.trim_ascii_end();
             // The version first: a later one may have other fields.
             match checked::from_line::<Version>(copy) {
-                Some(Version { outlast: FORMAT_VERSION }) => {
-                    if let Some(header) = checked::from_line(copy) {
-                        return Ok(HeaderFound::Good(header));
+                Some(Version { outlast: FORMAT_VERSION | ENCRYPTED_VERSION }) => {
+                    if let Some(header) = checked::from_line(copy).filter(Self::is_known) {
+                        return Ok(HeaderFound::Good(Box::new(header)));
                     }
                 }
                 Some(Version { outlast }) => return Ok(HeaderFound::OtherVersion(outlast)),
@@ -108,10 +122,32 @@ impl Header {
     }
 }
 
+#[cfg(test)]
+impl Header {
+    /// Of the first segment of this opening.
+    pub(crate) fn sample(epoch: &Epoch) -> Self {
+        Self {
+            outlast: FORMAT_VERSION,
+            queue: QueueId(uuid::Uuid::nil()),
+            segment: 1,
+            epoch: epoch.number,
+            owner: epoch.owner.clone(),
+            opened_at_ms: epoch.opened_at_ms,
+            first: Sequence::START,
+            previous: Sequence::START,
+            salt: 42,
+            created_at_ms: 1,
+            carries_cursor: false,
+            before: Counts::default(),
+            encryption: None,
+        }
+    }
+}
+
 /// What stands where a header should be.
 #[derive(Debug)]
 pub(crate) enum HeaderFound {
-    Good(Header),
+    Good(Box<Header>),
     /// A version of the layout that this one does not know.
     OtherVersion(u32),
     /// The power went before the segment was begun: nothing in it was ever acknowledged.

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::codec::{Bodies, Codec};
 use crate::compressed::CompressedFile;
 use crate::disk::{Disk, DiskFile};
-use crate::epochs::random_64;
+use crate::encryption::{Cipher, Key, NoCipher};
 use crate::error::OpenError;
-use crate::header::{FORMAT_VERSION, Header, HeaderFound};
+use crate::header::{ENCRYPTED_VERSION, FORMAT_VERSION, Header, HeaderFound};
 use crate::log::Recovered;
 use crate::options::{Compression, Format, LogOptions};
 use crate::recovery::damaged_name;
 use crate::segment::{FileName, Layout};
-use crate::shared::SpareFile;
+use crate::shared::{Salts, SpareFile};
 use crate::sidecar::{self, Sidecar};
 use crate::{Damage, Sequence};
 
@@ -93,7 +94,7 @@ pub(crate) struct Files {
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) header: Header,
-    pub(crate) format: Format,
+    pub(crate) codec: Codec,
     pub(crate) path: PathBuf,
     /// Reads as the segment was written.
     pub(crate) file: Arc<dyn DiskFile>,
@@ -127,8 +128,8 @@ impl Files {
             let file = disk.open(&path).map_err(OpenError::io("open", &path))?;
             let bytes = file.size().map_err(OpenError::io("look at", &path))?;
             if bytes == options.segment_bytes {
-                let salt = random_64().map_err(OpenError::io("make random numbers for", &path))?;
-                spare = Some(SpareFile { file, path, bytes, salt });
+                let salts = Salts::make().map_err(OpenError::io("make random numbers for", &path))?;
+                spare = Some(SpareFile { file, path, bytes, salts });
             } else {
                 leftovers.push(path);
             }
@@ -145,13 +146,19 @@ impl Files {
         &mut self,
         disk: &dyn Disk,
         layout: &Layout,
+        keys: &[Key],
         recovered: &mut Recovered,
     ) -> Result<Vec<Candidate>, OpenError> {
         let mut candidates = Vec::new();
         let last = self.segments.keys().next_back().copied();
         for (&number, &kept) in &self.segments {
-            match examine(disk, layout, number, kept, Some(number) == last)? {
-                Examined::Segment(candidate) => candidates.push(*candidate),
+            match examine(disk, layout, number, kept, Some(number) == last, keys)? {
+                Examined::Segment(candidate) => {
+                    // Nothing is ever delivered that could not be read.
+                    Cipher::of(&candidate.header, keys)
+                        .map_err(|why| no_cipher(&candidate.path, why, keys))?;
+                    candidates.push(*candidate);
+                }
                 Examined::NeverBegun(path) => {
                     // Gone for good before another segment begins: it must not come back as one in the middle.
                     let remove = disk.remove(&path).and_then(|()| disk.sync_directory(&layout.segments));
@@ -202,6 +209,7 @@ pub(crate) fn examine(
     number: u64,
     (format, compression): (Format, Compression),
     is_last: bool,
+    keys: &[Key],
 ) -> Result<Examined, OpenError> {
     let path = layout.kept(number, (format, compression));
     let mut file = disk.open(&path).map_err(OpenError::io("open", &path))?;
@@ -214,10 +222,10 @@ pub(crate) fn examine(
     }
     let found = Header::read(&*file, format).map_err(OpenError::io("read", &path))?;
     let header = match (found, &sidecar) {
-        (HeaderFound::Good(header), _) => header,
+        (HeaderFound::Good(header), _) => *header,
         (HeaderFound::OtherVersion(version), _) => {
             let reason = format!(
-                "it has version {version}, this program reads {FORMAT_VERSION}; use the program that wrote it"
+                "it has version {version}, this program reads {FORMAT_VERSION} and {ENCRYPTED_VERSION}; use the program that wrote it"
             );
             return Err(OpenError::Foreign { path, reason });
         }
@@ -232,8 +240,48 @@ pub(crate) fn examine(
         let reason = format!("it is segment {} of its log", header.segment);
         return Err(OpenError::Foreign { path, reason });
     }
+    let codec = match header.codec(format, keys) {
+        Err(NoCipher::Missing(_)) => Codec::with(format, header.salt, Bodies::Hidden),
+        codec => codec.map_err(|why| no_cipher(&path, why, keys))?,
+    };
     let sidecar = sidecar.filter(|sidecar| sidecar.header == header);
-    Ok(Examined::Segment(Box::new(Candidate { header, format, path, file, file_bytes, sidecar })))
+    let sidecar = sidecar.and_then(|sidecar| sidecar.decrypt(&codec));
+    Ok(Examined::Segment(Box::new(Candidate { header, codec, path, file, file_bytes, sidecar })))
+}
+
+/// Whether every segment can be decrypted. Reads headers and nothing else, and changes nothing; what it cannot read is
+/// for others to report.
+pub(crate) fn check_keys(disk: &dyn Disk, layout: &Layout, keys: &[Key]) -> Result<(), OpenError> {
+    let Ok(listing) = Listing::read(disk, layout) else { return Ok(()) };
+    for (&number, &(format, compression)) in &listing.segments {
+        let path = layout.kept(number, (format, compression));
+        let Ok(mut file) = disk.open(&path) else { continue };
+        if compression == Compression::Zstd {
+            let Ok(compressed) = CompressedFile::open(file, format) else { continue };
+            file = Arc::new(compressed);
+        }
+        let header = match Header::read(&*file, format) {
+            Ok(HeaderFound::Good(header)) => Some(*header),
+            _ => sidecar::read(disk, &layout.sidecar(number)).map(|sidecar| sidecar.header),
+        };
+        if let Some(header) = header {
+            Cipher::of(&header, keys).map_err(|why| no_cipher(&path, why, keys))?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn no_cipher(path: &Path, why: NoCipher, keys: &[Key]) -> OpenError {
+    let path = path.to_owned();
+    match why {
+        NoCipher::Missing(key) => {
+            OpenError::KeyMissing { path, key, given: keys.iter().map(Key::id).collect() }
+        }
+        NoCipher::Mismatch(key) => OpenError::Foreign {
+            path,
+            reason: format!("its header names the key {key} and was not written with it, or was changed"),
+        },
+    }
 }
 
 /// Moves a file away that cannot be read without its header. Which entries it had shows in its neighbours.

@@ -10,9 +10,8 @@ use std::time::Duration;
 
 use crate::compressing::uncompressed;
 use crate::disk::{Disk, DiskFile};
-use crate::epochs::random_64;
 use crate::error::is_no_space;
-use crate::shared::{LatchOnPanic, Seal, Shared, SpareFile};
+use crate::shared::{LatchOnPanic, Salts, Seal, Shared, SpareFile};
 use crate::sidecar;
 use crate::sync::system_now;
 use crate::tail::Spare;
@@ -130,7 +129,7 @@ fn prepare(shared: &Shared) -> io::Result<Option<SpareFile>> {
     let path = layout.spare(shared.options.format);
     disk.rename(&temporary, &path)?;
     disk.sync_directory(&layout.segments)?;
-    Ok(Some(SpareFile { file, path, bytes, salt: random_64()? }))
+    Ok(Some(SpareFile { file, path, bytes, salts: Salts::make()? }))
 }
 
 /// Gives the recycled file this name, if there is one.

@@ -48,7 +48,7 @@
 //!
 //! Read upward: `disk` knows nothing of frames, `codec` nothing of files, `scan` walks the frames of one file,
 //! `recovery` judges one segment, `inventory` one folder, `opening` puts the log together. Then it lives in threads:
-//! `tail` encodes what callers bring, the `committer` alone writes and syncs, the `keeper` prepares files ahead and writes
+//! `tail` encodes what callers bring, the `committer` alone encrypts, writes and syncs, the `keeper` prepares files ahead and writes
 //! sidecars, and `compressing` makes sealed segments smaller if that is wanted; what they share is `shared`. `inspect`
 //! looks at the same files without opening the log.
 
@@ -59,6 +59,7 @@ mod compressed;
 mod compressing;
 mod disk;
 mod durable;
+mod encryption;
 mod entry;
 mod epochs;
 mod error;
@@ -86,6 +87,7 @@ mod tail;
 
 pub use disk::{Disk, DiskFile, DiskLock, RealDisk};
 pub use durable::Durable;
+pub use encryption::{Encryption, Key, KeyId, ParseKeyError};
 pub use entry::{Appended, Counts, Entry, Epoch, Mark, MarkKind, NewEntry, QueueId, Ticket};
 pub use epochs::now_ms;
 pub use error::{AppendError, CloseError, Damage, Failure, OpenError, ReadError, TornTail};

@@ -1,5 +1,6 @@
 //! [`Log`]: the handle.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -10,13 +11,15 @@ use crate::committer;
 use crate::compressing;
 use crate::disk::{Disk, DiskLock, RealDisk};
 use crate::durable::Durable;
+use crate::encryption::{EncryptedWith, KeyId};
 use crate::entry::{Appended, Counts, Entry, Epoch, Mark, NewEntry, QueueId, Ticket};
 use crate::error::{AppendError, CloseError, Damage, Failure, OpenError, ReadError, TornTail};
+use crate::inventory;
 use crate::keeper;
 use crate::opening::{self, Opened};
 use crate::options::{Compression, LogOptions, Reclaimed, Retention};
 use crate::reader::{ReadItem, Reader};
-use crate::segment::Segment;
+use crate::segment::{Layout, Segment};
 use crate::shared::{Seal, Shared};
 use crate::sync::Mutex;
 use crate::sync::thread::{self, JoinHandle};
@@ -158,6 +161,27 @@ impl Log {
                 Err(error)
             }
         }
+    }
+
+    /// Whether everything in this directory can be decrypted with the keys of these options. Changes nothing. For somebody
+    /// who opens several logs and wants to touch none if one cannot be read.
+    ///
+    /// # Errors
+    /// As [`Log::open`] gives when a key is missing. What else is wrong is for that to tell.
+    pub fn check_keys(disk: &dyn Disk, directory: &Path, options: &LogOptions) -> Result<(), OpenError> {
+        inventory::check_keys(disk, &Layout::new(directory), &options.encryption.keys)
+    }
+
+    /// With which keys the segments are encrypted that are in the log now, and how many with each; `None` counts those in
+    /// clear.
+    pub fn keys(&self) -> BTreeMap<Option<KeyId>, u64> {
+        let mut keys = BTreeMap::new();
+        self.shared().with_segments(|segments| {
+            for segment in segments {
+                *keys.entry(segment.header.encryption.as_ref().map(EncryptedWith::key)).or_default() += 1;
+            }
+        });
+        keys
     }
 
     fn shared(&self) -> &Arc<Shared> {

@@ -6,19 +6,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::codec::Codec;
 use crate::compressing::uncompressed;
 use crate::disk::{Disk, DiskFile, DiskLock};
 use crate::entry::QueueId;
-use crate::epochs::{self, Epochs, now_ms, random_64};
+use crate::epochs::{self, Epochs, now_ms};
 use crate::error::{OpenError, is_no_space};
-use crate::header::{FORMAT_VERSION, Header};
-use crate::inventory::{Candidate, Files};
+use crate::header::{FORMAT_VERSION, HEADER_BYTES, Header};
+use crate::inventory::{Candidate, Files, check_keys};
 use crate::keeper::create_prefilled;
 use crate::log::Recovered;
 use crate::options::{Compression, Format, LogOptions};
 use crate::recovery::{Scanned, keep_damaged, scan_segment};
 use crate::segment::{Layout, Ledger, Segment};
-use crate::shared::{KeeperQueue, Seal, Shared, rest};
+use crate::shared::{KeeperQueue, Salts, Seal, Shared, rest};
 use crate::sidecar::Sidecar;
 use crate::sync::{Condvar, Mutex, OnceLock, RwLock};
 use crate::tail::{Spare, Tail, opening};
@@ -45,13 +46,15 @@ pub(crate) fn open(disk: Arc<dyn Disk>, directory: &Path, options: LogOptions) -
         io::ErrorKind::WouldBlock => OpenError::Locked { directory: directory.to_owned() },
         _ => not_writable(directory, error),
     })?;
+    // Before anything is changed.
+    check_keys(&*disk, &layout, &options.encryption.keys)?;
     let mut recorded = epochs::read(&*disk, &layout)?;
     let mut recovered = Recovered { created: recorded.epochs.is_empty(), ..Recovered::default() };
     let damaged_lines = std::mem::take(&mut recorded.damaged);
     keep_damaged_epochs(&*disk, &layout, &damaged_lines, &mut recovered)?;
 
     let mut files = Files::list(&*disk, &layout, &options)?;
-    let candidates = files.read_headers(&*disk, &layout, &mut recovered)?;
+    let candidates = files.read_headers(&*disk, &layout, &options.encryption.keys, &mut recovered)?;
     for candidate in &candidates {
         check_belongs(candidate, &mut recorded.queue)?;
         recorded.learn(candidate.header.queue, candidate.header.epoch());
@@ -131,17 +134,17 @@ fn load(
     candidate: Candidate,
     next_previous: Option<Sequence>,
 ) -> Result<Loaded, OpenError> {
-    let Candidate { header, format, path, file, file_bytes, sidecar } = candidate;
+    let Candidate { header, codec, path, file, file_bytes, sidecar } = candidate;
     let size = file.size().map_err(OpenError::io("look at", &path))?;
     if let Some(sidecar) = sidecar {
         if sidecar.end > size {
-            return load_cut_short(disk, layout, header, format, &path, &file, sidecar);
+            return load_cut_short(disk, layout, header, &codec, &path, &file, sidecar);
         }
-        let (segment, ledger, damage) = sidecar.into_segment(format, &path, file_bytes);
+        let (segment, ledger, damage) = sidecar.into_segment(codec, &path, file_bytes);
         return Ok(Loaded { scanned: Scanned { segment, ledger, damage, torn: None }, needs_sidecar: false });
     }
     let scanned =
-        scan_segment(header, format, &path, &file, next_previous).map_err(OpenError::io("read", &path))?;
+        scan_segment(header, &codec, &path, &file, next_previous).map_err(OpenError::io("read", &path))?;
     scanned.segment.file_bytes.store(file_bytes, Ordering::Relaxed);
     for damage in &scanned.damage {
         keep_damaged(disk, layout, &path, &*file, damage).map_err(OpenError::io("copy", &path))?;
@@ -182,21 +185,21 @@ fn load_cut_short(
     disk: &dyn Disk,
     layout: &Layout,
     header: Header,
-    format: Format,
+    codec: &Codec,
     path: &Path,
     file: &Arc<dyn DiskFile>,
     sidecar: Sidecar,
 ) -> Result<Loaded, OpenError> {
     let end = sidecar.end;
     // First, so that a line that lost nothing but its newline is whole for everybody.
-    fill_up(&**file, format, end).map_err(OpenError::io("extend", path))?;
+    fill_up(&**file, codec.format, end).map_err(OpenError::io("extend", path))?;
     let mut scanned =
-        scan_segment(header, format, path, file, Some(sidecar.last)).map_err(OpenError::io("read", path))?;
+        scan_segment(header, codec, path, file, Some(sidecar.last)).map_err(OpenError::io("read", path))?;
     scanned.must_reach(end);
     for damage in &scanned.damage {
         keep_damaged(disk, layout, path, &**file, damage).map_err(OpenError::io("copy", path))?;
     }
-    let (segment, ledger, _) = sidecar.into_segment(format, path, end);
+    let (segment, ledger, _) = sidecar.into_segment(codec.clone(), path, end);
     let damage = scanned.damage;
     Ok(Loaded { scanned: Scanned { segment, ledger, damage, torn: None }, needs_sidecar: true })
 }
@@ -301,6 +304,7 @@ fn begin_segment(
         Err(error) => return Err(OpenError::io("write", &temporary)(error)),
     };
     let epoch = &epochs.current;
+    let salts = Salts::make().map_err(OpenError::io("make random numbers for", &path))?;
     let mut header = Header {
         outlast: FORMAT_VERSION,
         queue: epochs.queue,
@@ -310,13 +314,15 @@ fn begin_segment(
         opened_at_ms: epoch.opened_at_ms,
         first: Sequence::new(epoch.number, 1).ok_or(OpenError::Exhausted)?,
         previous: ending.previous,
-        salt: random_64().map_err(OpenError::io("make random numbers for", &path))?,
+        salt: salts.checksums,
         created_at_ms: now_ms(),
         carries_cursor: false,
         before: ending.counts,
+        encryption: None,
     };
     let mut start = Vec::new();
-    let ledger = opening(&mut header, format, ending.cursor.clone(), bytes, &mut start);
+    let (ledger, codec) = opening(&mut header, options, salts.keys, ending.cursor.clone(), bytes, &mut start);
+    codec.encrypt(&mut start, HEADER_BYTES as usize, 0).map_err(OpenError::io("begin", &path))?;
     // Named before anything is written: a spare must not get its name back with a header in it.
     let begin = || {
         disk.rename(&old_path, &path)?;
@@ -325,7 +331,7 @@ fn begin_segment(
         file.sync()
     };
     begin().map_err(OpenError::io("begin", &path))?;
-    let segment = Arc::new(Segment::new(header, format, path, bytes));
+    let segment = Arc::new(Segment::new(header, codec, path, bytes));
     segment.set_written(start.len() as u64);
     Ok(First { segment, file, ledger })
 }

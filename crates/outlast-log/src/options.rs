@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::codec::OVERHEAD_MAX;
+use crate::encryption::{Encryption, decrypted_length_max, encrypted_length};
 use crate::error::OpenError;
 
 /// The smallest `segment_bytes`: a header, the reserve for marks and a few entries must fit.
@@ -84,6 +86,8 @@ pub struct LogOptions {
     /// sequence. However large this is, an entry (or a group given to `append_all`) must fit three quarters of a
     /// segment.
     pub entry_bytes_max: u64,
+    /// The keys of its segments, if they are encrypted.
+    pub encryption: Encryption,
 }
 
 impl Default for LogOptions {
@@ -94,11 +98,30 @@ impl Default for LogOptions {
             segment_bytes: 32 * 1024 * 1024,
             sync_interval: Duration::from_millis(200),
             entry_bytes_max: 4 * 1024 * 1024,
+            encryption: Encryption::default(),
         }
     }
 }
 
 impl LogOptions {
+    /// The longest body that is taken.
+    pub fn body_bytes_max(&self) -> u64 {
+        let frame = (self.frame_bytes_max()).saturating_sub(OVERHEAD_MAX as u64);
+        let body = if self.encryption.current().is_some() { decrypted_length_max(frame) } else { frame };
+        body.min(self.entry_bytes_max)
+    }
+
+    /// Whatever stands in a segment is not longer than this.
+    pub(crate) fn frame_bytes_max(&self) -> u64 {
+        self.segment_bytes / 4 * 3
+    }
+
+    /// The most that the frame of a body of this length takes.
+    pub(crate) fn frame_bytes(&self, body: usize) -> u64 {
+        let body = if self.encryption.current().is_some() { encrypted_length(body) } else { body };
+        (body + OVERHEAD_MAX) as u64
+    }
+
     pub(crate) fn check(&self) -> Result<(), OpenError> {
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
             return Err(OpenError::Options(format!(

@@ -176,7 +176,7 @@ impl Reader {
                 Err(_) if segment.is_replaced() || segment.is_reclaimed() => continue,
                 Err(error) => return Err(read_error(&segment.path, error)),
             };
-            let scanner = Scanner::new(file, segment.header.codec(segment.format), offset, offset);
+            let scanner = Scanner::new(file, segment.codec.clone(), offset, offset);
             // Also when reading begins behind the last entry before one that is missing, or among those.
             let former = index.checked_sub(1).map(|index| &segments[index]);
             let missing = former.and_then(|former| missing_between(former, segment));

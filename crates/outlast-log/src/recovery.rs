@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::codec::Frame;
+use crate::codec::{Codec, Frame};
 use crate::compressed;
 use crate::disk::{Disk, DiskFile};
 use crate::epochs::now_ms;
 use crate::header::{HEADER_BYTES, Header};
-use crate::options::{Compression, Format};
+use crate::options::Compression;
 use crate::scan::{Found, Gap, Scanner};
 use crate::segment::{Layout, Ledger, Segment};
 use crate::{Damage, Mark, Sequence, TornTail};
@@ -33,18 +33,18 @@ pub(crate) struct Scanned {
 /// valid frames behind them, were written once and are damaged: what is behind them stays.
 pub(crate) fn scan_segment(
     header: Header,
-    format: Format,
+    codec: &Codec,
     path: &Path,
     file: &Arc<dyn DiskFile>,
     next_previous: Option<Sequence>,
 ) -> io::Result<Scanned> {
-    scan_watched(header, format, path, file, next_previous, &mut |_, _| {})
+    scan_watched(header, codec, path, file, next_previous, &mut |_, _| {})
 }
 
 /// The same for somebody who wants to see every valid frame, and where it stands, on the way.
 pub(crate) fn scan_watched(
     header: Header,
-    format: Format,
+    codec: &Codec,
     path: &Path,
     file: &Arc<dyn DiskFile>,
     next_previous: Option<Sequence>,
@@ -54,8 +54,8 @@ pub(crate) fn scan_watched(
     // What is compressed was sealed: it cannot end torn.
     let sealed = (Compression::of(path) == Compression::Zstd).then_some(Sequence::START);
     let next_previous = next_previous.or(sealed);
-    let mut scanner = Scanner::new(file.clone(), header.codec(format), HEADER_BYTES, size);
-    let mut state = Recovery::new(Segment::new(header, format, path.to_owned(), size), next_previous);
+    let mut scanner = Scanner::new(file.clone(), codec.clone(), HEADER_BYTES, size);
+    let mut state = Recovery::new(Segment::new(header, codec.clone(), path.to_owned(), size), next_previous);
     loop {
         match scanner.next()? {
             Found::Frame(place, frame) => {

@@ -20,6 +20,8 @@ pub(crate) struct Scanner {
     file: Arc<dyn DiskFile>,
     codec: Codec,
     buffer: Vec<u8>,
+    /// The body of the last frame, decrypted.
+    body: Vec<u8>,
     /// Where in the buffer the next frame begins, and where what was read ends.
     start: usize,
     filled: usize,
@@ -60,7 +62,7 @@ impl Gap {
 
 impl Scanner {
     pub(crate) fn new(file: Arc<dyn DiskFile>, codec: Codec, offset: u64, limit: u64) -> Self {
-        Self { file, codec, buffer: Vec::new(), start: 0, filled: 0, offset, limit }
+        Self { file, codec, buffer: Vec::new(), body: Vec::new(), start: 0, filled: 0, offset, limit }
     }
 
     pub(crate) fn file(&self) -> &dyn DiskFile {
@@ -84,6 +86,9 @@ impl Scanner {
         }
         match self.codec.parse(&self.buffer[self.start..self.filled]) {
             Parsed::Frame(frame, length) => {
+                let Some(frame) = self.codec.decrypt(frame, self.offset, &mut self.body) else {
+                    return Ok(Found::Bad);
+                };
                 let place = self.offset..self.offset + length as u64;
                 self.start += length;
                 self.offset = place.end;
@@ -107,7 +112,12 @@ impl Scanner {
                 // The length of a frame may begin with zeros, but cannot be zero.
                 Format::Bincode if blank > 3 => blank - 3,
                 _ => match self.codec.parse(bytes) {
-                    Parsed::Frame(..) => break,
+                    Parsed::Frame(frame, length) => {
+                        if self.codec.decrypt(frame, self.offset, &mut self.body).is_some() {
+                            break;
+                        }
+                        self.codec.next_start(bytes, length)
+                    }
                     Parsed::Partial(wanted) => {
                         if self.fill(wanted)? {
                             continue;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use crate::codec::Codec;
 use crate::compressed::CompressedFile;
 use crate::disk::{Disk, DiskFile};
 use crate::header::{HEADER_BYTES, Header};
@@ -30,7 +31,7 @@ pub(crate) struct Point {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) header: Header,
-    pub(crate) format: Format,
+    pub(crate) codec: Codec,
     pub(crate) path: PathBuf,
     /// The size of its file.
     pub(crate) file_bytes: AtomicU64,
@@ -49,9 +50,9 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// A segment into which nothing was put yet.
-    pub(crate) fn new(header: Header, format: Format, path: PathBuf, file_bytes: u64) -> Self {
+    pub(crate) fn new(header: Header, codec: Codec, path: PathBuf, file_bytes: u64) -> Self {
         Self {
-            format,
+            codec,
             path,
             file_bytes: AtomicU64::new(file_bytes),
             last: AtomicU64::new(header.previous.as_u64()),
@@ -66,7 +67,7 @@ impl Segment {
 
     /// The same sealed segment in its compressed file.
     pub(crate) fn compressed(&self, path: PathBuf, file_bytes: u64) -> Self {
-        let segment = Self::new(self.header.clone(), self.format, path, file_bytes);
+        let segment = Self::new(self.header.clone(), self.codec.clone(), path, file_bytes);
         segment.set_last(self.last());
         segment.set_written(self.written());
         segment.seal(self.sealed_at_ms().unwrap_or(1));
@@ -79,12 +80,18 @@ impl Segment {
         let file = disk.open(&self.path)?;
         Ok(match self.compression() {
             Compression::None => file,
-            Compression::Zstd => Arc::new(CompressedFile::open(file, self.format)?.reaching(self.written())),
+            Compression::Zstd => {
+                Arc::new(CompressedFile::open(file, self.format())?.reaching(self.written()))
+            }
         })
     }
 
     pub(crate) fn compression(&self) -> Compression {
         Compression::of(&self.path)
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.codec.format
     }
 
     pub(crate) fn number(&self) -> u64 {

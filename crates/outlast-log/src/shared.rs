@@ -1,11 +1,13 @@
 //! What the handles and the two threads of a log share: the watermarks, the latch, the list of segments.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use crate::disk::{Disk, DiskFile};
 use crate::durable::Waiters;
+use crate::encryption::{KEY_BYTES, random};
 use crate::epochs::Epochs;
 use crate::options::LogOptions;
 use crate::segment::{Layout, Ledger, Segment};
@@ -85,8 +87,22 @@ pub(crate) struct SpareFile {
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) path: PathBuf,
     pub(crate) bytes: u64,
-    /// Made ahead, so that nothing can fail where it is used.
-    pub(crate) salt: u64,
+    pub(crate) salts: Salts,
+}
+
+/// The random numbers of a new segment. Made ahead, so that nothing can fail where they are used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Salts {
+    /// Goes into every checksum.
+    pub(crate) checksums: u64,
+    /// Of the keys, if it is encrypted.
+    pub(crate) keys: [u8; KEY_BYTES],
+}
+
+impl Salts {
+    pub(crate) fn make() -> io::Result<Self> {
+        Ok(Self { checksums: u64::from_le_bytes(random()?), keys: random()? })
+    }
 }
 
 impl Shared {

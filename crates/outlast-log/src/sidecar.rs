@@ -6,13 +6,16 @@ use std::path::Path;
 
 use wincode::config::Configuration;
 
+use crate::codec::{Bodies, Codec};
 use crate::disk::Disk;
-use crate::header::{FORMAT_VERSION, Header};
-use crate::options::Format;
+use crate::encryption::Cipher;
+use crate::header::Header;
 use crate::segment::{Ledger, Point, Segment};
 use crate::{Counts, Damage, Mark, MarkKind, Sequence};
 
 const MAGIC: &[u8; 8] = b"outlast1";
+/// That of an encrypted segment: what marks say is left out, and follows encrypted.
+const ENCRYPTED_MAGIC: &[u8; 8] = b"outlast2";
 /// Magic, checksum of the payload, length of the payload.
 const PREFIX: usize = 8 + 4 + 8;
 
@@ -42,17 +45,38 @@ pub(crate) struct Sidecar {
     pub(crate) points: Vec<Point>,
     pub(crate) ledger: Ledger,
     pub(crate) damage: Vec<Damage>,
+    /// What the marks say, when it is encrypted; with the bytes that stand in clear.
+    secret: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Sidecar {
+    /// With what the marks say, as far as the codec can tell; `None` if that is not as it was written.
+    pub(crate) fn decrypt(mut self, codec: &Codec) -> Option<Self> {
+        match (&codec.bodies, self.secret.take()) {
+            (Bodies::Clear, None) | (Bodies::Hidden, Some(_)) => Some(self),
+            (Bodies::Encrypted(cipher), Some((clear, encrypted))) => {
+                let bodies = cipher.decrypt_sidecar(&clear, &encrypted)?;
+                let config = Configuration::default().disable_preallocation_size_limit();
+                let bodies: Vec<String> = wincode::config::deserialize_exact(&bodies, config).ok()?;
+                let Ledger { marks, cursor, .. } = &mut self.ledger;
+                let mut bodies = bodies.into_iter();
+                for mark in marks.iter_mut().chain(cursor) {
+                    mark.body = bodies.next()?.into();
+                }
+                bodies.next().is_none().then_some(self)
+            }
+            _ => None,
+        }
+    }
+
     /// The segment that it stands for.
     pub(crate) fn into_segment(
         self,
-        format: Format,
+        codec: Codec,
         path: &Path,
         file_bytes: u64,
     ) -> (Segment, Ledger, Vec<Damage>) {
-        let segment = Segment::new(self.header, format, path.to_owned(), file_bytes);
+        let segment = Segment::new(self.header, codec, path.to_owned(), file_bytes);
         segment.set_last(self.last);
         segment.set_written(self.end);
         segment.seal(self.sealed_at_ms);
@@ -69,9 +93,13 @@ pub(crate) fn write(
     ledger: &Ledger,
     damage: &[Damage],
 ) -> io::Result<()> {
-    let payload = encode(segment, ledger, damage)?;
+    let (magic, payload) = match &segment.codec.bodies {
+        Bodies::Clear => (MAGIC, encode(segment, ledger, damage)?),
+        Bodies::Encrypted(cipher) => (ENCRYPTED_MAGIC, encode_encrypted(cipher, segment, ledger, damage)?),
+        Bodies::Hidden => return Err(io::Error::other("its key was not given")),
+    };
     let mut bytes = Vec::with_capacity(PREFIX + payload.len());
-    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(magic);
     bytes.extend_from_slice(&crc32c::crc32c(&payload).to_le_bytes());
     bytes.extend_from_slice(&(payload.len() as u64).to_le_bytes());
     bytes.extend_from_slice(&payload);
@@ -84,6 +112,25 @@ pub(crate) fn write(
         let _ = disk.remove(&temporary);
     }
     written
+}
+
+/// The length of what stands in clear, that, and the bodies of marks and cursor.
+fn encode_encrypted(
+    cipher: &Cipher,
+    segment: &Segment,
+    ledger: &Ledger,
+    damage: &[Damage],
+) -> io::Result<Vec<u8>> {
+    let mut ledger = ledger.clone();
+    let mut bodies: Vec<String> = Vec::with_capacity(ledger.marks.len() + 1);
+    for mark in ledger.marks.iter_mut().chain(&mut ledger.cursor) {
+        bodies.push(std::mem::take(&mut mark.body).into());
+    }
+    let clear = encode(segment, &ledger, damage)?;
+    let config = Configuration::default().disable_preallocation_size_limit();
+    let bodies = wincode::config::serialize(&bodies, config).map_err(io::Error::other)?;
+    let encrypted = cipher.encrypt_sidecar(&clear, bodies)?;
+    Ok([&(clear.len() as u64).to_le_bytes()[..], &clear, &encrypted].concat())
 }
 
 fn encode(segment: &Segment, ledger: &Ledger, damage: &[Damage]) -> io::Result<Vec<u8>> {
@@ -117,13 +164,24 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path) -> Option<Sidecar> {
 }
 
 fn decode(bytes: &[u8]) -> Option<Sidecar> {
-    let rest = bytes.strip_prefix(MAGIC)?;
+    let (magic, rest) = bytes.split_first_chunk()?;
+    let is_encrypted = magic == ENCRYPTED_MAGIC;
+    if !is_encrypted && magic != MAGIC {
+        return None;
+    }
     let (sum, rest) = rest.split_first_chunk()?;
     let (length, payload) = rest.split_first_chunk()?;
     let intact = u64::from_le_bytes(*length) == payload.len() as u64;
     if !intact || u32::from_le_bytes(*sum) != crc32c::crc32c(payload) {
         return None;
     }
+    let (payload, secret) = if is_encrypted {
+        let (length, rest) = payload.split_first_chunk()?;
+        let (clear, encrypted) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+        (clear, Some((clear.to_vec(), encrypted.to_vec())))
+    } else {
+        (payload, None)
+    };
     let config = Configuration::default().disable_preallocation_size_limit();
     let wire: Wire = wincode::config::deserialize_exact(payload, config).ok()?;
     let (
@@ -136,8 +194,7 @@ fn decode(bytes: &[u8]) -> Option<Sidecar> {
         origins,
         damage,
     ) = wire;
-    let header: Header =
-        serde_json::from_str(&header).ok().filter(|header: &Header| header.outlast == FORMAT_VERSION)?;
+    let header: Header = serde_json::from_str(&header).ok().filter(Header::is_known)?;
     let segment = header.segment;
     let pair = |(a, b)| Sequence::from_u64(a).zip(Sequence::from_u64(b));
     let damage = damage.into_iter().map(|(offset, bytes, after, before, lost)| {
@@ -168,6 +225,7 @@ fn decode(bytes: &[u8]) -> Option<Sidecar> {
             origins: origins.into_iter().map(pair).collect::<Option<_>>()?,
         },
         damage: damage.collect::<Option<_>>()?,
+        secret,
     })
 }
 

@@ -5,13 +5,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
-use crate::codec::{Codec, OVERHEAD_MAX, is_valid_body};
+use crate::codec::{Bodies, Codec, is_valid_body};
 use crate::committer::Committer;
 use crate::disk::DiskFile;
+use crate::encryption::{Cipher, KEY_BYTES};
 use crate::entry::{Appended, Counts, Ticket};
 use crate::epochs::now_ms;
 use crate::header::{FORMAT_VERSION, HEADER_BYTES, Header};
-use crate::options::Format;
+use crate::options::LogOptions;
 use crate::segment::{Ledger, Segment};
 use crate::shared::{Shared, SpareFile, rest};
 use crate::sync::MutexGuard;
@@ -91,7 +92,7 @@ impl Tail {
     /// A tail at the end of the header of a new segment, which is written.
     pub(crate) fn new(segment: Arc<Segment>, file: Arc<dyn DiskFile>, ledger: Ledger) -> Self {
         Self {
-            codec: segment.header.codec(segment.format),
+            codec: segment.codec.clone(),
             offset: segment.written(),
             next_point: 0,
             counter: segment.header.first.counter() - 1,
@@ -140,15 +141,16 @@ impl Tail {
         self.pending.last_mut().expect("a chunk was pushed if there was none")
     }
 
-    /// Encodes one frame and gives it a ticket.
-    fn put(&mut self, encode: impl FnOnce(&Codec, &mut Vec<u8>)) -> Ticket {
+    /// Encodes one frame with a body of this length and gives it a ticket. The committer encrypts it: not here, where
+    /// everybody waits for the lock.
+    fn put(&mut self, body: usize, encode: impl FnOnce(&Codec, &mut Vec<u8>)) -> Ticket {
         self.ticket += 1;
         let ticket = self.ticket;
-        let codec = self.codec;
+        let codec = self.codec.clone();
         let chunk = self.chunk();
         let before = chunk.bytes.len();
         encode(&codec, &mut chunk.bytes);
-        let length = chunk.bytes.len() - before;
+        let length = chunk.bytes.len() - before + codec.growth(body);
         chunk.ticket = ticket;
         self.offset += length as u64;
         self.pending_bytes += length;
@@ -162,7 +164,7 @@ impl Tail {
         if self.offset >= self.next_point {
             self.next_point = self.segment.note(self.ledger.counts.entries, self.offset);
         }
-        let ticket = self.put(|codec, out| codec.entry(out, sequence, entry));
+        let ticket = self.put(entry.body.len(), |codec, out| codec.entry(out, sequence, entry));
         self.ledger.add_entry(sequence, entry.origin);
         self.segment.set_last(sequence);
         self.last = sequence;
@@ -184,23 +186,29 @@ impl Tail {
     }
 }
 
-/// The bytes that open a segment of this size, and what they put on its ledger. The last cursor is carried along, so
+/// The bytes that open a segment of this size, with its codec and what they put on its ledger. The cursor's frame still
+/// has to be encrypted, which must happen before anything is written. The last cursor is carried along, so
 /// that it is not lost when the segment in which it stood is reclaimed; unless it is so large that it would be in the
 /// way.
 pub(crate) fn opening(
     header: &mut Header,
-    format: Format,
+    options: &LogOptions,
+    key_salt: [u8; KEY_BYTES],
     cursor: Option<Mark>,
     bytes: u64,
     out: &mut Vec<u8>,
-) -> Ledger {
+) -> (Ledger, Codec) {
     let cursor = cursor.filter(|cursor| cursor.body.len() as u64 <= bytes / CARRIED_PART);
     header.carries_cursor = cursor.is_some();
+    (header.outlast, header.encryption) = (FORMAT_VERSION, None);
+    let key = options.encryption.current();
+    let bodies = key.map_or(Bodies::Clear, |key| Bodies::Encrypted(Cipher::begin(key, key_salt, header)));
     header.encode(out);
+    let codec = Codec::with(options.format, header.salt, bodies);
     if let Some(cursor) = &cursor {
-        header.codec(format).mark(out, cursor);
+        codec.mark(out, cursor);
     }
-    Ledger { cursor, ..Ledger::default() }
+    (Ledger { cursor, ..Ledger::default() }, codec)
 }
 
 impl Shared {
@@ -237,10 +245,10 @@ impl Shared {
         if !is_valid_body(&mark.body) {
             return Err(AppendError::InvalidBody);
         }
-        let bytes = (mark.body.len() + OVERHEAD_MAX) as u64;
+        let bytes = self.options.frame_bytes(mark.body.len());
         self.check_size(bytes)?;
         let mut tail = self.admit(bytes, false)?;
-        let ticket = tail.put(|codec, out| codec.mark(out, mark));
+        let ticket = tail.put(mark.body.len(), |codec, out| codec.mark(out, mark));
         tail.ledger.add_mark(mark.clone());
         self.release(tail);
         Ok(ticket)
@@ -255,13 +263,13 @@ impl Shared {
         if !is_valid_body(entry.body) {
             return Err(AppendError::InvalidBody);
         }
-        let bytes = bytes + OVERHEAD_MAX as u64;
+        let bytes = self.options.frame_bytes(entry.body.len());
         self.check_size(bytes)?;
         Ok(bytes)
     }
 
     fn check_size(&self, bytes: u64) -> Result<(), AppendError> {
-        let max = self.options.segment_bytes / 4 * 3;
+        let max = self.options.frame_bytes_max();
         if bytes > max { Err(AppendError::TooLarge { bytes, max }) } else { Ok(()) }
     }
 
@@ -303,24 +311,25 @@ impl Shared {
     fn rotate(&self, tail: &mut Tail, spare: SpareFile) {
         let former = &tail.segment.header;
         let mut header = Header {
-            outlast: FORMAT_VERSION,
             segment: former.segment + 1,
             first: Sequence::new(former.epoch, tail.counter + 1).unwrap_or(former.first),
             previous: tail.last,
-            salt: spare.salt,
+            salt: spare.salts.checksums,
             created_at_ms: now_ms(),
             before: tail.counts(),
             ..former.clone()
         };
-        let format = self.options.format;
+        let cursor = tail.ledger.cursor.clone();
         let mut bytes = tail.buffers.pop().unwrap_or_default();
-        let ledger = opening(&mut header, format, tail.ledger.cursor.clone(), spare.bytes, &mut bytes);
-        let path = self.layout.segment(header.segment, format);
-        let segment = Arc::new(Segment::new(header, format, path, spare.bytes));
+        let (ledger, codec) =
+            opening(&mut header, &self.options, spare.salts.keys, cursor, spare.bytes, &mut bytes);
+        let growth = ledger.cursor.as_ref().map_or(0, |cursor| codec.growth(cursor.body.len()));
+        let path = self.layout.segment(header.segment, codec.format);
+        let segment = Arc::new(Segment::new(header, codec, path, spare.bytes));
         self.change_segments(|segments| segments.push(segment.clone()));
         let former = std::mem::replace(&mut tail.ledger, ledger);
-        tail.codec = segment.header.codec(format);
-        tail.offset = bytes.len() as u64;
+        tail.codec = segment.codec.clone();
+        tail.offset = (bytes.len() + growth) as u64;
         tail.next_point = 0;
         tail.pending_bytes += bytes.len();
         let opens = Some(Opens { spare, former });

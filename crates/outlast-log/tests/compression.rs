@@ -546,7 +546,7 @@ fn of_two_files_of_one_segment_the_one_that_is_whole_stays() {
 #[test]
 fn the_tools_look_into_compressed_segments_and_repair_beside_them() {
     let is_zst = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "zst");
-    let inspect = |disk: &SimulatedDisk| Inspection::open_on(Arc::new(disk.clone()), queue()).unwrap();
+    let inspect = |disk: &SimulatedDisk| Inspection::open_on(Arc::new(disk.clone()), queue(), &[]).unwrap();
     for format in FORMATS {
         let (disk, entries) = compressed_log(format);
         let inspection = inspect(&disk);

@@ -1,4 +1,5 @@
-//! The files of version 1 are read for ever: `tests/data/v1` was written once and is opened here by today's code.
+//! The files of versions 1 and 2 are read for ever: `tests/data/v1` and `v2` were written once and are opened here by
+//! today's code. Those of version 2 have encrypted segments, of two keys and in clear side by side.
 //!
 //! What is read (by looking, and by opening) is compared with `expected.json` beside the files. The directories have
 //! several openings and segments, every kind of mark, origins, unicode, a reclaimed front, damage that is known and
@@ -13,10 +14,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{FORMATS, body, copy, segment_files, sequence, wait_until};
+use common::{FORMATS, body, copy, encrypted, key, only_decrypt, segment_files, sequence, wait_until};
 use outlast_log::inspect::{Finding, Inspection, Seen};
 use outlast_log::{
-    Damage, Entry, Format, Log, LogOptions, Mark, MarkKind, NewEntry, ReadItem, Retention, Sequence,
+    Damage, Encryption, Entry, Format, Log, LogOptions, Mark, MarkKind, NewEntry, ReadItem, Retention,
+    Sequence,
 };
 use serde_json::{Value, json};
 
@@ -27,14 +29,20 @@ fn data(version: &str, format: Format) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(version).join(name)
 }
 
+const VERSIONS: [&str; 2] = ["v1", "v2"];
+
 fn options(format: Format) -> LogOptions {
-    LogOptions { segment_bytes: 16 * 1024, ..common::options(format) }
+    with(format, only_decrypt(&[1, 2]))
+}
+
+fn with(format: Format, encryption: Encryption) -> LogOptions {
+    LogOptions { segment_bytes: 16 * 1024, encryption, ..common::options(format) }
 }
 
 /// Everything that can be read of a log, without opening it and after opening it.
 fn everything(directory: &Path, format: Format) -> Value {
     let mut looked = Vec::new();
-    let inspection = Inspection::open(directory).unwrap();
+    let inspection = Inspection::open(directory, &[key(1), key(2)]).unwrap();
     let contents = inspection.verify(&mut |_| {}).unwrap();
     inspection
         .entries(&contents, &mut |item| {
@@ -99,9 +107,10 @@ fn damage_value(damage: &Damage) -> Value {
 }
 
 #[test]
-fn the_files_of_version_1_are_read_as_they_were_written() {
-    for format in FORMATS {
-        let original = data("v1", format);
+fn the_files_of_every_version_are_read_as_they_were_written() {
+    for (version, format) in VERSIONS.into_iter().flat_map(|version| FORMATS.map(|format| (version, format)))
+    {
+        let original = data(version, format);
         let directory = tempfile::tempdir().unwrap();
         copy(&original, directory.path());
         for (name, log) in [("queue", directory.path().to_owned()), ("dead", directory.path().join("dead"))] {
@@ -109,7 +118,7 @@ fn the_files_of_version_1_are_read_as_they_were_written() {
             let expected: Value = serde_json::from_str(&expected).unwrap();
             let found = everything(&log, format);
             for (key, value) in expected.as_object().unwrap() {
-                assert_eq!(&found[key], value, "{format:?} {name}: {key}");
+                assert_eq!(&found[key], value, "{version} {format:?} {name}: {key}");
             }
             assert_eq!(found.as_object().unwrap().len(), expected.as_object().unwrap().len());
         }
@@ -117,10 +126,10 @@ fn the_files_of_version_1_are_read_as_they_were_written() {
 }
 
 #[test]
-fn the_files_of_version_1_have_everything_that_the_format_has() {
-    let mut bytes = 0;
-    for format in FORMATS {
-        let original = data("v1", format);
+fn the_files_of_every_version_have_everything_that_the_format_has() {
+    for (version, format) in VERSIONS.into_iter().flat_map(|version| FORMATS.map(|format| (version, format)))
+    {
+        let original = data(version, format);
         let expected: Value =
             serde_json::from_slice(&fs::read(original.join("expected-queue.json")).unwrap()).unwrap();
         for kind in MarkKind::ALL {
@@ -136,9 +145,15 @@ fn the_files_of_version_1_have_everything_that_the_format_has() {
         assert!(expected["epochs"].as_array().unwrap().len() >= 3);
         assert!(expected["formats"].as_array().unwrap().len() >= 4);
         assert_ne!(expected["retained_after"], "0-0");
-        bytes += size(&original);
+        let bytes = size(&original);
+        assert!(bytes < 140 * 1024, "{bytes}");
+        let inspection = Inspection::open(&original, &[key(1), key(2)]).unwrap();
+        let contents = inspection.survey().unwrap();
+        let mut keys: Vec<_> = contents.segments.iter().map(|segment| segment.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), if version == "v1" { 1 } else { 3 }, "{keys:?}");
     }
-    assert!(bytes < 200 * 1024, "{bytes}");
 }
 
 fn size(directory: &Path) -> u64 {
@@ -195,7 +210,9 @@ fn fill(log: &Log, count: u64, marks: bool) -> Vec<Sequence> {
 fn damage(directory: &Path, segment: usize, text: &str) {
     let path = segment_files(directory)[segment].clone();
     let mut bytes = fs::read(&path).unwrap();
-    let at = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+    // In an encrypted one: somewhere.
+    let at = bytes.windows(text.len()).position(|window| window == text.as_bytes());
+    let at = at.unwrap_or(bytes.len() / 2);
     bytes[at] ^= 1;
     fs::write(path, bytes).unwrap();
 }
@@ -213,15 +230,22 @@ fn kill(log: Log, from: &Path, to: &Path, format: Format) {
 #[ignore = "writes the files of a new version"]
 fn write_the_golden_files() {
     let target = std::env::var_os("OUTLAST_GOLDEN").expect("OUTLAST_GOLDEN names a directory");
+    // Of the second version every opening has another way.
+    let ways = match Path::new(&target).file_name().and_then(|name| name.to_str()) {
+        Some("v1") => {
+            [Encryption::default(), Encryption::default(), Encryption::default(), Encryption::default()]
+        }
+        _ => [encrypted(&[1]), encrypted(&[2, 1]), only_decrypt(&[1, 2]), encrypted(&[1, 2])],
+    };
     for format in FORMATS {
         let work = tempfile::tempdir().unwrap();
         let queue = work.path().join("queue");
-        let open = |format| Log::open(&queue, options(format)).unwrap().0;
+        let open = |format, way: usize| Log::open(&queue, with(format, ways[way].clone())).unwrap().0;
         // Something that is reclaimed, then every kind of mark over several segments.
-        let log = open(format);
+        let log = open(format, 0);
         let sequences = fill(&log, 40, true);
         log.close().unwrap();
-        let log = open(format);
+        let log = open(format, 1);
         log.settle(sequences[sequences.len() - 1]);
         let gone = log.reclaim(Retention { time: Duration::ZERO, bytes: 0 }).unwrap();
         assert!(gone.segments > 0);
@@ -232,12 +256,12 @@ fn write_the_golden_files() {
         damage(&queue, 0, r#""id":"5""#);
         fs::remove_file(files[0].with_extension("index")).unwrap();
         let other = if format == Format::Json { Format::Bincode } else { Format::Json };
-        let log = open(other);
+        let log = open(other, 2);
         fill(&log, 9, true);
         log.close().unwrap();
         damage(&queue, 1, r#""id":"6"#);
         // The end is torn.
-        let log = open(format);
+        let log = open(format, 3);
         fill(&log, 8, false);
         log.mark(&mark_about(MarkKind::Cursor, sequence("3-2"))).unwrap();
         log.sync().wait().unwrap();
@@ -253,7 +277,7 @@ fn write_the_golden_files() {
         fs::write(&path, bytes).unwrap();
         // Dead letters: one live, one retried, one discarded.
         let dead = killed.join("dead");
-        let (log, _) = Log::open(&dead, options(format)).unwrap();
+        let (log, _) = Log::open(&dead, with(format, ways[1].clone())).unwrap();
         for (number, kind) in [(1, None), (2, Some(MarkKind::Retried)), (3, Some(MarkKind::Discarded))] {
             let letter = format!(
                 r#"{{"id":"3-{number}","sequence":"3-{number}","accepted_ms":{TIME_MS},"died_ms":{TIME_MS},"reason":{{"kind":"exists","message":"es gibt ihn schon: 🦀"}},"history":[{{"at":"2025-11-23T15:18:31.111Z","reason":{{"kind":"exists","message":"schon da"}}}}],"write":{{"operations":[{{"op":"create","collection":"people","id":"{number}","data":{{"v":{number}}}}}]}}}}"#

@@ -17,9 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::oracle::{Tally, cut, in_threads};
 use common::story::{Op, Story};
-use common::{FORMATS, options};
+use common::{FORMATS, encrypted, only_decrypt, options};
 use fastrand::Rng;
-use outlast_log::{Compression, Format, LogOptions};
+use outlast_log::{Compression, Encryption, Format, LogOptions};
 use outlast_testkit::disk::{Losses, PowerLoss, SimulatedDisk};
 use outlast_testkit::{minutes, rounds};
 
@@ -67,10 +67,10 @@ fn history(mut number: usize, length: usize) -> Vec<Op> {
 }
 
 /// Plays it, and loses the power at each instant of its last step: those before are another history's.
-fn explore(beginning: &[Op], ops: &[Op], format: Format, seed: u64, deeper: bool) -> Tally {
+fn explore(beginning: &[Op], ops: &[Op], options: LogOptions, seed: u64, deeper: bool) -> Tally {
     let mut random = Rng::with_seed(seed);
     let mut tally = Tally::default();
-    let mut story = Story::begin(small(format), seed, true);
+    let mut story = Story::begin(options, seed, true);
     for op in beginning {
         story.act(*op);
     }
@@ -121,7 +121,16 @@ fn acknowledged_means_durable_in_every_short_history() {
     let tally = in_threads(2, next, |(beginning, ops, deeper)| {
         let mut tally = Tally::default();
         for format in FORMATS {
-            tally += explore(beginning, ops, format, seed, *deeper);
+            tally += explore(beginning, ops, small(format), seed, *deeper);
+        }
+        if ops.len() < 3 {
+            tally += explore(
+                beginning,
+                ops,
+                LogOptions { encryption: encrypted(&[1]), ..small(Format::Json) },
+                seed,
+                *deeper,
+            );
         }
         tally
     });
@@ -144,12 +153,22 @@ fn random_op(random: &mut Rng) -> Op {
     }
 }
 
+/// With one of two keys, or in clear.
+fn any_encryption(random: &mut Rng) -> Encryption {
+    match random.u8(..4) {
+        0 => encrypted(&[1, 2]),
+        1 => encrypted(&[2, 1]),
+        _ => only_decrypt(&[1, 2]),
+    }
+}
+
 /// One queue through several power losses.
 fn live(seed: u64) -> Tally {
     let mut random = Rng::with_seed(seed);
     let mut tally = Tally::default();
     let segment_bytes = 1024 * random.u64(16..64);
-    let options = LogOptions { segment_bytes, ..options(FORMATS[random.usize(..2)]) };
+    let encryption = any_encryption(&mut random);
+    let options = LogOptions { segment_bytes, encryption, ..options(FORMATS[random.usize(..2)]) };
     let mut story = Story::begin(options, seed, random.bool());
     for _ in 0..4 {
         for _ in 0..random.usize(1..60) {
@@ -173,6 +192,7 @@ fn live(seed: u64) -> Tally {
         story = next.unwrap();
         if random.u8(..4) == 0 {
             story.options.format = FORMATS[random.usize(..2)];
+            story.options.encryption = any_encryption(&mut random);
             if !story.rests {
                 let ways = [Compression::None, Compression::Zstd];
                 story.options.compression = ways[random.usize(..2)];

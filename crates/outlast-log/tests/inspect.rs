@@ -64,11 +64,11 @@ fn make(directory: &Path, format: Format, closed: bool) -> Vec<Entry> {
 }
 
 fn verify(directory: &Path) -> Contents {
-    Inspection::open(directory).unwrap().verify(&mut |_| {}).unwrap()
+    Inspection::open(directory, &[]).unwrap().verify(&mut |_| {}).unwrap()
 }
 
 fn repair(directory: &Path) -> Vec<Action> {
-    let inspection = Inspection::open_on(Arc::new(RealDisk), directory).unwrap();
+    let inspection = Inspection::open_on(Arc::new(RealDisk), directory, &[]).unwrap();
     let contents = inspection.verify(&mut |_| {}).unwrap();
     inspection.repair(&contents).unwrap()
 }
@@ -99,7 +99,7 @@ fn a_healthy_log_is_clean_and_looking_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let expected = make(directory.path(), format, true);
         let before = files(directory.path());
-        let inspection = Inspection::open(directory.path()).unwrap();
+        let inspection = Inspection::open(directory.path(), &[]).unwrap();
         let (mut seen, mut bytes) = (Vec::new(), 0);
         let contents = inspection
             .verify(&mut |item| match item {
@@ -353,7 +353,7 @@ fn a_dry_run_says_what_a_repair_does_and_does_nothing() {
     change(&directory.path().join("epochs.jsonl"), |bytes| bytes[5] ^= 1);
     fs::write(directory.path().join("segments/prefilling"), "x").unwrap();
     let before = files(directory.path());
-    let inspection = Inspection::open(directory.path()).unwrap();
+    let inspection = Inspection::open(directory.path(), &[]).unwrap();
     let contents = inspection.verify(&mut |_| {}).unwrap();
     let planned = inspection.plan(&contents);
     assert!(inspection.repair(&contents).is_err(), "the disk of a dry run refuses");
@@ -376,13 +376,13 @@ fn a_dry_run_says_what_a_repair_does_and_does_nothing() {
 #[test]
 fn a_log_in_use_a_directory_that_is_none_and_an_unknown_version_are_refused_with_what_to_do() {
     let directory = tempfile::tempdir().unwrap();
-    let refused = |path: &Path| Inspection::open(path).unwrap_err().to_string();
+    let refused = |path: &Path| Inspection::open(path, &[]).unwrap_err().to_string();
     assert!(refused(&directory.path().join("nowhere")).contains("there is no such directory"));
     assert!(refused(directory.path()).contains("has no segments/; name the directory"));
     let (log, _): (Log, _) = Log::open(&directory.path().join("queue"), options(Format::Json)).unwrap();
     append(&log, "{}");
     log.sync().wait().unwrap();
-    let error = Inspection::open(&directory.path().join("queue")).unwrap_err();
+    let error = Inspection::open(&directory.path().join("queue"), &[]).unwrap_err();
     assert!(error.is_locked() && error.to_string().contains("is in use by another process; stop"));
     log.close().unwrap();
     let file = segment_files(&directory.path().join("queue"))[0].clone();

@@ -262,7 +262,7 @@ fn a_later_version_of_the_layout_is_refused_and_left_alone() {
     open(directory.path(), Format::Json);
     let path = &segment_files(directory.path())[0];
     let mut bytes = fs::read(path).unwrap();
-    let mut line = br#"{"outlast":2,"other":"fields""#.to_vec();
+    let mut line = br#"{"outlast":3,"other":"fields""#.to_vec();
     line.push(b',');
     let sum = crc32c::crc32c(&line);
     line.extend(format!("\"crc32c\":\"{sum:08x}\"}}").bytes());
@@ -271,7 +271,7 @@ fn a_later_version_of_the_layout_is_refused_and_left_alone() {
     bytes[..1024].copy_from_slice(&line);
     fs::write(path, &bytes).unwrap();
     let error = Log::open(directory.path(), options(Format::Json)).unwrap_err();
-    assert!(matches!(&error, OpenError::Foreign { reason, .. } if reason.contains("version 2")), "{error}");
+    assert!(matches!(&error, OpenError::Foreign { reason, .. } if reason.contains("version 3")), "{error}");
     assert_eq!(fs::read(path).unwrap(), bytes);
 }
 

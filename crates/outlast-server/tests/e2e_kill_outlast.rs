@@ -83,6 +83,9 @@ async fn killed_at_random(directory: &Path, url: &str, mut base: Base, dialect: 
         .with("database.request_timeout", "1s")
         // A database that is locked by somebody else is noticed by the probe.
         .with("health.probe_interval", "500ms")
+        // Of both databases one is served from encrypted files.
+        .with("queue.encryption_key", &"5a".repeat(32))
+        .with("queue.encrypt", if dialect == Dialect::Sqlite { "true" } else { "false" })
         .start();
     let api = Arc::new(Api::new(process.url()));
     let mut load = Load::start(api.clone(), &Mix::new(dialect, random.u64(..))).await;

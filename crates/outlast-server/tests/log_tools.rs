@@ -558,7 +558,7 @@ async fn a_directory_that_cannot_be_looked_at_is_refused_with_what_to_do() {
     change(&first, |bytes| {
         for copy in [0, 1024] {
             let line = String::from_utf8(bytes[copy..copy + 1023].to_vec()).unwrap();
-            let line = line.trim_end().replacen("\"outlast\":1", "\"outlast\":2", 1);
+            let line = line.trim_end().replacen("\"outlast\":1", "\"outlast\":3", 1);
             let (covered, _) = line.split_once("\"crc32c\"").unwrap();
             let line = format!("{covered}\"crc32c\":\"{:08x}\"}}", crc32c(covered.as_bytes()));
             bytes[copy..copy + line.len()].copy_from_slice(line.as_bytes());
@@ -567,7 +567,7 @@ async fn a_directory_that_cannot_be_looked_at_is_refused_with_what_to_do() {
     let unknown = run(directory.path(), &["verify"]);
     assert_eq!(unknown.code, Some(1), "{unknown:?}");
     assert!(
-        unknown.stderr.contains("version 2, this program reads 1; use the program that wrote it"),
+        unknown.stderr.contains("version 3, this program reads 1 and 2; use the program that wrote it"),
         "{unknown:?}"
     );
 }

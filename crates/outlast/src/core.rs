@@ -23,7 +23,7 @@ use crate::ledger::Ledger;
 use crate::metrics::{Metrics, Snapshot};
 use crate::options::Options;
 use crate::outage::Outages;
-use crate::status::{Accounting, LaneState, QueueStatus};
+use crate::status::{Accounting, EncryptionStatus, KeyStatus, LaneState, QueueStatus};
 use crate::waiters::Waiters;
 use crate::write::{IdempotencyKey, Write, WriteId};
 
@@ -391,7 +391,28 @@ impl Core {
             time_to_full_seconds: if growth > 0.5 { seconds(room, growth) } else { None },
             throttle: self.throttle(),
             lanes: self.lanes() as u64,
+            encryption: self.encryption_status(),
         }
+    }
+
+    /// `None` without keys: then nothing is encrypted.
+    pub(crate) fn encryption_status(&self) -> Option<EncryptionStatus> {
+        let encryption = &self.options.encryption;
+        if encryption.keys.is_empty() {
+            return None;
+        }
+        let mut segments = self.log.keys();
+        for (key, count) in self.dead.keys() {
+            *segments.entry(key).or_default() += count;
+        }
+        Some(EncryptionStatus {
+            current: encryption.current().map(|key| key.id().to_string()),
+            segments_in_clear: segments.remove(&None).unwrap_or(0),
+            keys: segments
+                .into_iter()
+                .filter_map(|(key, segments)| Some(KeyStatus { id: key?.to_string(), segments }))
+                .collect(),
+        })
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
@@ -414,6 +435,7 @@ impl Core {
             applied: terms.applied,
             discarded: terms.discarded,
             syncs: marks.syncs,
+            segments_with_old_keys: queue.encryption.as_ref().map_or(0, EncryptionStatus::with_old_keys),
             last_success_unix: self
                 .monitor
                 .last_success()

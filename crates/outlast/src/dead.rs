@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outlast_log::{
-    Disk, Entry, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadItem, Reader, Retention, Sequence,
-    Ticket,
+    Disk, Entry, KeyId, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadItem, Reader, Retention,
+    Sequence, Ticket,
 };
 use serde::{Deserialize, Serialize};
 
@@ -234,6 +234,11 @@ impl DeadLetterStore {
         if let Err(error) = self.log.reclaim(Retention { time: std::time::Duration::ZERO, bytes: 0 }) {
             tracing::warn!(%error, "space of old dead letters was not given back");
         }
+    }
+
+    /// With which keys its segments are encrypted, and how many with each; `None` counts those in clear.
+    pub(crate) fn keys(&self) -> BTreeMap<Option<KeyId>, u64> {
+        self.log.keys()
     }
 
     /// How its log is doing.

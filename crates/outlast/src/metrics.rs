@@ -70,6 +70,7 @@ pub(crate) struct Snapshot {
     pub applied: u64,
     pub discarded: u64,
     pub syncs: u64,
+    pub segments_with_old_keys: u64,
     pub last_success_unix: f64,
     pub accepting: bool,
     pub lane: &'static str,
@@ -91,6 +92,7 @@ pub(crate) struct Metrics {
     dead: Gauge,
     accounting: Family<FateLabel, Gauge>,
     log_syncs: Counter,
+    segments_with_old_keys: Gauge,
     last_success: Float,
     accepted: Family<StatusLabel, Counter>,
     applied: Family<OperationLabel, Counter>,
@@ -128,6 +130,7 @@ impl Metrics {
             dead: Gauge::default(),
             accounting: Family::default(),
             log_syncs: Counter::default(),
+            segments_with_old_keys: Gauge::default(),
             last_success: Float::default(),
             accepted: Family::default(),
             applied: Family::default(),
@@ -226,6 +229,11 @@ impl Metrics {
             self.sync_duration.clone(),
         );
         r.register("log_syncs", "Syncs of the log", self.log_syncs.clone());
+        r.register(
+            "segments_with_old_keys",
+            "Segments that need another key than the one that encrypts new ones; 0: it is enough",
+            self.segments_with_old_keys.clone(),
+        );
         r.register("database_state", "1 for the present state of the connection", self.state.clone());
         r.register(
             "accepting_writes",
@@ -313,6 +321,7 @@ impl Metrics {
         self.parked.set(whole(now.parked));
         self.dead.set(whole(now.dead));
         self.log_syncs.inner().store(now.syncs, Ordering::Relaxed);
+        self.segments_with_old_keys.set(whole(now.segments_with_old_keys));
         self.last_success.set(now.last_success_unix);
         self.accepting.set(i64::from(now.accepting));
         for state in LANES {

@@ -54,6 +54,8 @@ pub(crate) async fn open(
     options: Options,
 ) -> Result<(Arc<Core>, Drainer), OpenError> {
     let log_options = log_options(&options);
+    // Before the log is opened: neither is touched when the other cannot be read.
+    Log::check_keys(&*disk, &options.directory.join("dead"), &log_options)?;
     let (log, recovered) = Log::open_on(disk.clone(), &options.directory, log_options.clone())?;
     refuse_half_an_import(&options)?;
     let dead =
@@ -71,6 +73,7 @@ pub(crate) async fn open(
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let core = Core::new(Parts { options, database, log, dead, monitor, outages, metrics, events, commands });
     tell(&recovered);
+    tell_keys(&core);
     let bound = recovered.cursor.is_some();
     // After a power loss the last note may be old; but what the log has let go of was decided.
     let noted = recovered.cursor.as_ref().map_or(Sequence::START, |mark| mark.target);
@@ -97,6 +100,7 @@ pub(crate) fn log_options(options: &Options) -> LogOptions {
         compression: options.compression,
         segment_bytes: options.segment_bytes,
         sync_interval: options.sync_interval,
+        encryption: options.encryption.clone(),
         // An entry is the write and its envelope.
         entry_bytes_max: options.write_bytes_max.saturating_mul(2).saturating_add(64 << 10),
     }
@@ -117,6 +121,16 @@ fn tell(recovered: &Recovered) {
     }
     for damage in &recovered.damage {
         tracing::error!(%damage, "the log is damaged; the damaged bytes are kept in damaged/");
+    }
+}
+
+/// Which keys must be kept, and for how many segments.
+fn tell_keys(core: &Core) {
+    let Some(encryption) = core.encryption_status() else { return };
+    let current = encryption.current.as_deref().unwrap_or("none: new segments are written in clear");
+    tracing::info!(current, segments_in_clear = encryption.segments_in_clear, "the log can be encrypted");
+    for key in encryption.keys {
+        tracing::info!(key = key.id, segments = key.segments, "this key is needed");
     }
 }
 
@@ -176,6 +190,16 @@ fn restore_barriers(
 }
 
 pub(crate) fn mark_body(mark: &Mark) -> MarkBody {
+    if mark.body.is_empty() {
+        // Encrypted, and looked at without the key.
+        return MarkBody {
+            first: WriteId(mark.target),
+            reason: None,
+            attempts: 0,
+            due_ms: None,
+            records: Vec::new(),
+        };
+    }
     serde_json::from_str(&mark.body).unwrap_or_else(|error| {
         tracing::error!(%error, target = %mark.target, "the particulars of a mark cannot be understood");
         MarkBody { first: WriteId(mark.target), reason: None, attempts: 0, due_ms: None, records: Vec::new() }

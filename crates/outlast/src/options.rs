@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use outlast_log::{Compression, Format};
+pub use outlast_log::{Compression, Encryption, Format, Key, KeyId, ParseKeyError};
 
 use crate::redact::Redaction;
 use crate::trace::Tracer;
@@ -22,6 +22,8 @@ pub struct Options {
     pub format: Format,
     /// `queue.compression` of sealed segments.
     pub compression: Compression,
+    /// `queue.encryption_key_file`, `queue.encryption_key`, `queue.encrypt`: the keys of the log and of the dead letters.
+    pub encryption: Encryption,
     /// `queue.segment_bytes`: size of one file of the log.
     pub segment_bytes: u64,
     /// `queue.sync_interval`: the longest that a write which nobody waits for stays unsynced.
@@ -107,6 +109,7 @@ impl Options {
             max_bytes: 1 << 30,
             format: Format::Json,
             compression: Compression::None,
+            encryption: Encryption::default(),
             segment_bytes: 32 << 20,
             sync_interval: Duration::from_millis(200),
             retain: Duration::from_mins(15),

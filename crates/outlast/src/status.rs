@@ -218,6 +218,37 @@ pub struct QueueStatus {
     pub throttle: Option<u64>,
     /// How many lanes there are. Another number in the configuration takes effect when nothing waits.
     pub lanes: u64,
+    /// Which keys the files need; missing without any key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptionStatus>,
+}
+
+/// How the segments of log and dead letters are encrypted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EncryptionStatus {
+    /// The id of the key for new segments; `None` when these are written in clear.
+    pub current: Option<String>,
+    /// Segments that are not encrypted.
+    pub segments_in_clear: u64,
+    /// Every key that is needed to read what is there.
+    pub keys: Vec<KeyStatus>,
+}
+
+impl EncryptionStatus {
+    /// Segments for which another key is needed than that of new ones.
+    pub(crate) fn with_old_keys(&self) -> u64 {
+        let is_old = |key: &&KeyStatus| self.current.as_ref() != Some(&key.id);
+        self.keys.iter().filter(is_old).map(|key| key.segments).sum()
+    }
+}
+
+/// A key that is needed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeyStatus {
+    /// Its id.
+    pub id: String,
+    /// Segments that are encrypted with it.
+    pub segments: u64,
 }
 
 /// A waiting write, as operators see it.

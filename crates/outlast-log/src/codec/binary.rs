@@ -110,6 +110,11 @@ fn content(payload: &[u8]) -> Option<Frame<'_>> {
     }
 }
 
+/// How many bytes the length of such a body takes.
+pub(super) const fn length_bytes(body: usize) -> usize {
+    varint_bytes(body as u64)
+}
+
 /// How many bytes a number takes.
 const fn varint_bytes(number: u64) -> usize {
     match number {

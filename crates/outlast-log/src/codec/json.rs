@@ -3,7 +3,7 @@
 
 use super::{Frame, Parsed};
 use crate::checked::{close_line, covered};
-use crate::{Mark, MarkKind, NewEntry, Sequence};
+use crate::{MarkKind, NewEntry, Sequence};
 
 pub(super) fn entry(seed: u32, out: &mut Vec<u8>, sequence: Sequence, entry: &NewEntry<'_>) {
     let start = out.len();
@@ -20,16 +20,16 @@ pub(super) fn entry(seed: u32, out: &mut Vec<u8>, sequence: Sequence, entry: &Ne
     push_body(seed, out, start, entry.body);
 }
 
-pub(super) fn mark(seed: u32, out: &mut Vec<u8>, mark: &Mark) {
+pub(super) fn mark(seed: u32, out: &mut Vec<u8>, kind: MarkKind, target: Sequence, time_ms: u64, body: &str) {
     let start = out.len();
     out.extend_from_slice(br#"{"time":"#);
-    push_number(out, mark.time_ms);
+    push_number(out, time_ms);
     out.extend_from_slice(br#","kind":""#);
-    out.extend_from_slice(mark.kind.as_str().as_bytes());
+    out.extend_from_slice(kind.as_str().as_bytes());
     out.extend_from_slice(br#"","target":""#);
-    push_sequence(out, mark.target);
+    push_sequence(out, target);
     out.extend_from_slice(br#"","#);
-    push_body(seed, out, start, &mark.body);
+    push_body(seed, out, start, body);
 }
 
 fn push_body(seed: u32, out: &mut Vec<u8>, start: usize, body: &str) {

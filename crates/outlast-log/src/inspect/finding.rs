@@ -1,12 +1,14 @@
 //! [`Finding`]: what is not as it should be, and how bad that is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use super::is_hidden;
 use crate::disk::Disk;
 use crate::epochs::Recorded;
 use crate::inventory::{Candidate, Listing};
 use crate::segment::Layout;
-use crate::{Damage, Sequence, TornTail, sidecar};
+use crate::{Damage, KeyId, Sequence, TornTail, sidecar};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +103,13 @@ pub enum Finding {
         /// Their numbers.
         epochs: Vec<u32>,
     },
+    /// Segments are encrypted with a key that was not given: their checksums were tested, what stands in them was not.
+    KeyMissing {
+        /// The key.
+        key: KeyId,
+        /// How many segments.
+        segments: u64,
+    },
     /// A file that a crash left half done; the next opening removes it.
     Leftover {
         /// Its name.
@@ -123,6 +132,7 @@ impl Finding {
             | Self::HeaderCopy { known: true, .. }
             | Self::SidecarMissing { .. }
             | Self::SidecarAlone { .. }
+            | Self::KeyMissing { .. }
             | Self::Leftover { .. }
             | Self::Foreign { .. } => Severity::Note,
             Self::Damage { .. }
@@ -187,6 +197,11 @@ impl fmt::Display for Finding {
                 let epochs: Vec<String> = epochs.iter().map(ToString::to_string).collect();
                 write!(f, "epochs.jsonl lacks epochs that segments know: {}", epochs.join(", "))
             }
+            Self::KeyMissing { key, segments } => write!(
+                f,
+                "{segments} segments are encrypted with the key {key}, which was not given: their checksums, sequences and \
+                 counts were looked at, what stands in them was not"
+            ),
             Self::Leftover { name } => write!(f, "{name} is half done: the next opening removes it"),
             Self::Foreign { name } => write!(f, "{name} is none of the log's files"),
         }
@@ -242,6 +257,17 @@ pub(super) fn of_epochs(recorded: &Recorded, candidates: &[Candidate]) -> Vec<Fi
         findings.push(Finding::EpochsIncomplete { epochs });
     }
     findings
+}
+
+/// Segments whose keys were not given, by key.
+pub(super) fn of_keys(candidates: &[Candidate]) -> Vec<Finding> {
+    let mut missing: BTreeMap<KeyId, u64> = BTreeMap::new();
+    for candidate in candidates.iter().filter(|candidate| is_hidden(candidate)) {
+        if let Some(with) = &candidate.header.encryption {
+            *missing.entry(with.key()).or_default() += 1;
+        }
+    }
+    missing.into_iter().map(|(key, segments)| Finding::KeyMissing { key, segments }).collect()
 }
 
 /// A segment that is read because its sidecar is of no use.

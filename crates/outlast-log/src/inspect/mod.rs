@@ -16,6 +16,7 @@ pub use finding::{Finding, Severity};
 pub use repair::Action;
 pub use segment::SegmentInfo;
 
+use crate::codec::Bodies;
 use crate::compressed;
 use crate::disk::{Disk, DiskLock};
 use crate::epochs::{self, Recorded};
@@ -24,7 +25,7 @@ use crate::inventory::{Candidate, Examined, Listing, examine, unreadable};
 use crate::opening::{check_belongs, check_chain};
 use crate::recovery::Scanned;
 use crate::segment::{Layout, Ledger};
-use crate::{Counts, Damage, Epoch, Mark, QueueId, Sequence};
+use crate::{Counts, Damage, Epoch, Key, KeyId, Mark, QueueId, Sequence};
 use known::Known;
 
 /// Why files could not be looked at.
@@ -89,7 +90,7 @@ pub enum Seen<'a> {
         time_ms: u64,
         /// For a write that was appended again: its former sequence.
         origin: Option<Sequence>,
-        /// The JSON text.
+        /// The JSON text; empty if it is encrypted and its key was not given.
         body: &'a str,
     },
 }
@@ -104,6 +105,7 @@ pub struct Inspection {
     /// Damage and the like that shows before any segment is read.
     findings: Vec<Finding>,
     known: Known,
+    keys: Vec<Key>,
     _lock: DiskLock,
 }
 
@@ -171,19 +173,20 @@ enum Depth {
 }
 
 impl Inspection {
-    /// Looks into this directory, in a way that cannot change anything.
+    /// Looks into this directory with these keys, in a way that cannot change anything. Without a key that is needed
+    /// everything is looked at but what entries and marks say.
     ///
     /// # Errors
     /// See [`InspectError`].
-    pub fn open(directory: &Path) -> Result<Self, InspectError> {
-        Self::open_on(Arc::new(ReadOnlyDisk), directory)
+    pub fn open(directory: &Path, keys: &[Key]) -> Result<Self, InspectError> {
+        Self::open_on(Arc::new(ReadOnlyDisk), directory, keys)
     }
 
     /// The same on any disk; to repair, one that can be written.
     ///
     /// # Errors
     /// See [`InspectError`].
-    pub fn open_on(disk: Arc<dyn Disk>, directory: &Path) -> Result<Self, InspectError> {
+    pub fn open_on(disk: Arc<dyn Disk>, directory: &Path, keys: &[Key]) -> Result<Self, InspectError> {
         let layout = Layout::new(directory);
         must_be_a_log(&*disk, &layout)?;
         let lock = disk.lock(&layout.lock()).map_err(|source| match source.kind() {
@@ -199,7 +202,7 @@ impl Inspection {
         let mut candidates = Vec::new();
         let last = listing.segments.keys().next_back().copied();
         for (&number, &kept) in &listing.segments {
-            match examine(&*disk, &layout, number, kept, Some(number) == last)? {
+            match examine(&*disk, &layout, number, kept, Some(number) == last, keys)? {
                 Examined::Segment(candidate) => candidates.push(*candidate),
                 Examined::NeverBegun(_) => findings.push(Finding::NeverBegun { segment: number }),
                 Examined::Unreadable(path, file) => {
@@ -212,10 +215,21 @@ impl Inspection {
             check_belongs(candidate, &mut recorded.queue)?;
         }
         findings.extend(finding::of_epochs(&recorded, &candidates));
+        findings.extend(finding::of_keys(&candidates));
         for candidate in &candidates {
             recorded.learn(candidate.header.queue, candidate.header.epoch());
         }
-        Ok(Self { disk, layout, listing, recorded, candidates, findings, known, _lock: lock })
+        let keys = keys.to_vec();
+        Ok(Self { disk, layout, listing, recorded, candidates, findings, known, keys, _lock: lock })
+    }
+
+    /// The keys that are needed and were not given.
+    pub fn missing_keys(&self) -> Vec<KeyId> {
+        let missing = self.findings.iter().filter_map(|finding| match finding {
+            Finding::KeyMissing { key, .. } => Some(*key),
+            _ => None,
+        });
+        missing.collect()
     }
 
     /// Bytes that [`Inspection::verify`] will read.
@@ -340,6 +354,11 @@ impl Inspection {
         }
         contents
     }
+}
+
+/// What stands in it cannot be read.
+fn is_hidden(candidate: &Candidate) -> bool {
+    matches!(candidate.codec.bodies, Bodies::Hidden)
 }
 
 fn must_be_a_log(disk: &dyn Disk, layout: &Layout) -> Result<(), InspectError> {

@@ -4,12 +4,12 @@
 use std::fmt;
 use std::path::Path;
 
-use super::{Contents, Finding, InspectError, Inspection};
+use super::{Contents, Finding, InspectError, Inspection, is_hidden};
 use crate::compressed;
 use crate::disk::Disk;
 use crate::epochs;
 use crate::error::OpenError;
-use crate::inventory::{Candidate, set_aside};
+use crate::inventory::{Candidate, no_cipher, set_aside};
 use crate::opening::fill_up;
 use crate::options::Compression;
 use crate::recovery::{keep_damaged, scan_segment};
@@ -125,6 +125,7 @@ fn plan(contents: &Contents, candidates: &[Candidate]) -> Vec<Action> {
             | Finding::MarksLost { known: true, .. }
             | Finding::HeaderCopy { known: true, .. }
             | Finding::Contradiction { .. }
+            | Finding::KeyMissing { .. }
             | Finding::Foreign { .. } => {}
             Finding::Damage { damage, .. } => {
                 lost += 1;
@@ -196,9 +197,16 @@ impl Inspection {
     /// that are known and reported.
     ///
     /// # Errors
-    /// When the disk says no. What was done stays done; it can be run again.
+    /// When the disk says no, or a key is missing. What was done stays done; it can be run again.
     pub fn repair(&self, contents: &Contents) -> Result<Vec<Action>, InspectError> {
         let actions = self.plan(contents);
+        // Without the key a sidecar could not be written, and what is damaged would not show.
+        if let Some(candidate) = self.candidates.iter().find(|candidate| is_hidden(candidate)) {
+            candidate
+                .header
+                .codec(candidate.codec.format, &self.keys)
+                .map_err(|why| InspectError::Log(no_cipher(&candidate.path, why, &self.keys)))?;
+        }
         for action in &actions {
             self.carry_out(action, contents)?;
         }
@@ -241,9 +249,9 @@ impl Inspection {
                 candidate.file.set_size(*offset)?;
                 candidate.file.sync()
             }),
-            Action::Extend { segment, bytes } => {
-                self.with(*segment, "extend", |candidate| fill_up(&*candidate.file, candidate.format, *bytes))
-            }
+            Action::Extend { segment, bytes } => self.with(*segment, "extend", |candidate| {
+                fill_up(&*candidate.file, candidate.codec.format, *bytes)
+            }),
             Action::WriteSidecar { segment } => self.write_sidecar(*segment),
             Action::RewriteEpochs => {
                 let Some(queue) = contents.queue else { return Ok(()) };
@@ -280,9 +288,9 @@ impl Inspection {
             return Ok(());
         };
         let next: Option<Sequence> = self.candidates.get(index + 1).map(|next| next.header.previous);
-        let Candidate { header, format, path, file, .. } = candidate;
+        let Candidate { header, codec, path, file, .. } = candidate;
         let scanned =
-            scan_segment(header.clone(), *format, path, file, next).map_err(OpenError::io("read", path))?;
+            scan_segment(header.clone(), codec, path, file, next).map_err(OpenError::io("read", path))?;
         let segment: &Segment = &scanned.segment;
         let sidecar = self.layout.sidecar(number);
         sidecar::write(&*self.disk, &sidecar, segment, &scanned.ledger, &scanned.damage)

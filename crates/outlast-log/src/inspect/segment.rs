@@ -3,7 +3,8 @@
 use std::io;
 
 use super::{Finding, Seen};
-use crate::codec::Frame;
+use crate::codec::{Bodies, Frame};
+use crate::encryption::EncryptedWith;
 use crate::header::HEADER_BYTES;
 use crate::inventory::Candidate;
 use crate::options::{Compression, Format};
@@ -11,7 +12,7 @@ use crate::recovery::{Scanned, scan_watched};
 use crate::scan::{Found, Scanner};
 use crate::segment::{Ledger, Segment};
 use crate::sidecar::Sidecar;
-use crate::{Counts, Damage, Sequence};
+use crate::{Counts, Damage, KeyId, Sequence};
 
 /// How often somebody who watches hears of progress.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -41,13 +42,17 @@ pub struct SegmentInfo {
     pub created_at_ms: u64,
     /// It has a sidecar that matches.
     pub has_sidecar: bool,
+    /// With which key it is encrypted, if it is.
+    pub key: Option<KeyId>,
+    /// What stands in it can be read: it is not encrypted, or its key was given.
+    pub is_readable: bool,
 }
 
 impl SegmentInfo {
     pub(super) fn new(segment: &Segment, ledger: &Ledger, candidate: &Candidate) -> Self {
         Self {
             number: segment.number(),
-            format: segment.format,
+            format: segment.format(),
             compression: segment.compression(),
             epoch: segment.header.epoch,
             first: segment.header.first,
@@ -57,6 +62,8 @@ impl SegmentInfo {
             log_bytes: segment.written(),
             created_at_ms: segment.header.created_at_ms,
             has_sidecar: candidate.sidecar.is_some(),
+            key: candidate.header.encryption.as_ref().map(EncryptedWith::key),
+            is_readable: !matches!(candidate.codec.bodies, Bodies::Hidden),
         }
     }
 }
@@ -82,7 +89,7 @@ pub(super) fn survey(
 }
 
 fn from_sidecar(candidate: &Candidate, sidecar: Sidecar, size: u64) -> (Scanned, Vec<Finding>) {
-    let (segment, ledger, damage) = sidecar.into_segment(candidate.format, &candidate.path, size);
+    let (segment, ledger, damage) = sidecar.into_segment(candidate.codec.clone(), &candidate.path, size);
     let findings =
         damage.iter().map(|damage| Finding::Damage { damage: damage.clone(), known: true }).collect();
     (Scanned { segment, ledger, damage, torn: None }, findings)
@@ -94,7 +101,7 @@ pub(super) fn verify(
     next_previous: Option<Sequence>,
     see: &mut dyn FnMut(Seen<'_>),
 ) -> io::Result<(Scanned, Vec<Finding>)> {
-    let Candidate { header, format, path, file, sidecar, .. } = candidate;
+    let Candidate { header, codec, path, file, sidecar, .. } = candidate;
     let size = file.size()?;
     let mut findings: Vec<Finding> = header
         .wrong_copies(&**file)?
@@ -104,7 +111,7 @@ pub(super) fn verify(
     // A sealed segment is never torn: its sidecar knows where it ended.
     let known_end = sidecar.as_ref().map(|sidecar| sidecar.last).or(next_previous);
     let mut told = 0;
-    let scanned = scan_watched(header.clone(), *format, path, file, known_end, &mut |place, frame| {
+    let scanned = scan_watched(header.clone(), codec, path, file, known_end, &mut |place, frame| {
         if place.end >= told + STEP_BYTES {
             see(Seen::Bytes(place.end - told));
             told = place.end;
@@ -166,8 +173,8 @@ fn disagreement(sidecar: &Sidecar, scanned: &Scanned) -> Option<&'static str> {
 
 /// Every valid entry up to `end`, in order.
 pub(super) fn entries(candidate: &Candidate, end: u64, see: &mut dyn FnMut(Seen<'_>)) -> io::Result<()> {
-    let Candidate { header, format, file, .. } = candidate;
-    let mut scanner = Scanner::new(file.clone(), header.codec(*format), HEADER_BYTES, end);
+    let Candidate { header, codec, file, .. } = candidate;
+    let mut scanner = Scanner::new(file.clone(), codec.clone(), HEADER_BYTES, end);
     let (mut last, mut told) = (header.previous, 0);
     loop {
         match scanner.next()? {

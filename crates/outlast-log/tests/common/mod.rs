@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use outlast_log::{
-    Damage, Entry, Format, Log, LogOptions, Mark, MarkKind, NewEntry, ReadItem, Recovered, Sequence,
+    Damage, Encryption, Entry, Format, Key, Log, LogOptions, Mark, MarkKind, NewEntry, ReadItem, Recovered,
+    Sequence,
 };
 
 pub const FORMATS: [Format; 2] = [Format::Json, Format::Bincode];
@@ -25,6 +26,21 @@ pub fn options(format: Format) -> LogOptions {
         sync_interval: Duration::from_hours(1),
         ..LogOptions::default()
     }
+}
+
+/// A key, the same for each number.
+pub fn key(number: u8) -> Key {
+    format!("{number:02x}").repeat(32).parse().unwrap()
+}
+
+/// New segments are encrypted with the first of these keys.
+pub fn encrypted(keys: &[u8]) -> Encryption {
+    Encryption { keys: keys.iter().map(|number| key(*number)).collect(), only_decrypt: false }
+}
+
+/// The keys are there, but new segments are written in clear.
+pub fn only_decrypt(keys: &[u8]) -> Encryption {
+    Encryption { only_decrypt: true, ..encrypted(keys) }
 }
 
 pub fn open(directory: &Path, format: Format) -> (Log, Recovered) {

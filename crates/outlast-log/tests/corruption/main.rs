@@ -15,9 +15,9 @@ mod sample;
 use std::io::Write;
 use std::path::Path;
 
-use common::{FORMATS, append, effort};
+use common::{FORMATS, append, effort, encrypted, options};
 use cost::{Change, check};
-use outlast_log::{Disk, Format};
+use outlast_log::{Disk, Format, LogOptions};
 use outlast_testkit::disk::SimulatedDisk;
 use sample::{End, HEADER_BYTES, QUEUE, Sample, open};
 
@@ -39,9 +39,21 @@ fn sample(format: Format, end: End) -> Sample {
     sample
 }
 
-/// One byte of each segment at a time; which bits of it change, changes from byte to byte.
+fn encrypted_sample(format: Format, end: End) -> Sample {
+    let options = LogOptions { encryption: encrypted(&[1]), ..options(format) };
+    let sample = Sample::with(options, end, LOG_BYTES, BODY_BYTES);
+    assert!(sample.segments.len() >= 4 && sample.log_bytes() >= 64 * 1024);
+    let text = |segment: &sample::Segment| String::from_utf8_lossy(&segment.bytes).into_owned();
+    assert!(sample.segments.iter().map(text).all(|text| !text.contains("xxxx")), "they are encrypted");
+    sample
+}
+
 fn flip_every_byte(format: Format, end: End) {
-    let sample = sample(format, end);
+    flip_every_byte_of(&sample(format, end));
+}
+
+/// One byte of each segment at a time; which bits of it change, changes from byte to byte.
+fn flip_every_byte_of(sample: &Sample) {
     let longest = sample.segments.iter().map(|segment| segment.bytes.len()).max().unwrap();
     let mut changes = 0;
     for (at, round) in (0..longest).flat_map(|at| (0..effort() as usize).map(move |round| (at, round))) {
@@ -51,13 +63,16 @@ fn flip_every_byte(format: Format, end: End) {
         };
         let flips: Vec<Change> = sample.segments.iter().enumerate().filter_map(flip).collect();
         changes += flips.len();
-        check(&sample, &flips);
+        check(sample, &flips);
     }
-    report("bytes", format, end, changes);
+    report("bytes", sample.format, sample.end, changes);
 }
 
 fn cut_at_every_length(format: Format, end: End) {
-    let sample = sample(format, end);
+    cut_at_every_length_of(&sample(format, end));
+}
+
+fn cut_at_every_length_of(sample: &Sample) {
     let longest = sample.segments.iter().map(|segment| segment.bytes.len()).max().unwrap();
     let mut changes = 0;
     for (length, odd) in (0..longest).flat_map(|length| [(length, 0), (length, 1)]) {
@@ -66,9 +81,9 @@ fn cut_at_every_length(format: Format, end: End) {
         };
         let cuts: Vec<Change> = sample.segments.iter().enumerate().filter_map(cut).collect();
         changes += cuts.len();
-        check(&sample, &cuts);
+        check(sample, &cuts);
     }
-    report("cuts", format, end, changes);
+    report("cuts", sample.format, sample.end, changes);
 }
 
 #[test]
@@ -109,6 +124,27 @@ fn every_cut_of_a_killed_json_log_costs_what_it_cuts_off() {
 #[test]
 fn every_cut_of_a_killed_bincode_log_costs_what_it_cuts_off() {
     cut_at_every_length(Format::Bincode, End::Killed);
+}
+
+#[test]
+fn every_flipped_byte_of_an_encrypted_log_costs_one_frame() {
+    flip_every_byte_of(&encrypted_sample(Format::Json, End::Closed));
+    flip_every_byte_of(&encrypted_sample(Format::Bincode, End::Killed));
+}
+
+#[test]
+fn every_cut_of_an_encrypted_log_costs_what_it_cuts_off() {
+    cut_at_every_length_of(&encrypted_sample(Format::Json, End::Killed));
+    cut_at_every_length_of(&encrypted_sample(Format::Bincode, End::Closed));
+}
+
+#[test]
+fn no_change_to_the_sidecar_of_an_encrypted_segment_costs_anything() {
+    for format in FORMATS {
+        let sample = encrypted_sample(format, End::Closed);
+        let sidecars: Vec<_> = sample.segments.iter().map(sample::Segment::sidecar).collect();
+        change_beside(&sample, &sidecars);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use outlast_log::{Entry, Format, Log, LogOptions, Mark, MarkKind, NewEntry, Recovered, Sequence};
 use outlast_testkit::disk::{Medium, SimulatedDisk};
 
-use crate::common::{body, extension, options, wait_until};
+use crate::common::{body, extension, only_decrypt, options, wait_until};
 
 pub(crate) const QUEUE: &str = "/queue";
 pub(crate) const HEADER_BYTES: usize = 2048;
@@ -92,8 +92,13 @@ pub(crate) struct Sample {
 impl Sample {
     /// Entries with bodies up to this many bytes, and marks, until there are so many bytes of log.
     pub(crate) fn new(format: Format, end: End, log_bytes: u64, body_bytes: usize) -> Self {
-        let disk = SimulatedDisk::new(1);
-        let (log, _) = open(&disk, format);
+        Self::with(options(format), end, log_bytes, body_bytes)
+    }
+
+    pub(crate) fn with(options: LogOptions, end: End, log_bytes: u64, body_bytes: usize) -> Self {
+        let (disk, format) = (SimulatedDisk::new(1), options.format);
+        let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..options };
+        let (log, _) = Log::open_on(Arc::new(disk.clone()), Path::new(QUEUE), options).unwrap();
         let owner = log.epoch().owner.clone();
         let (mut entries, mut marks): (Vec<Entry>, Vec<Mark>) = (Vec::new(), Vec::new());
         while log.usage().log_bytes < log_bytes {
@@ -178,8 +183,10 @@ impl Sample {
     }
 }
 
+/// With the key of an encrypted sample.
 pub(crate) fn open(disk: &SimulatedDisk, format: Format) -> (Log, Recovered) {
-    let options = LogOptions { segment_bytes: SEGMENT_BYTES, ..options(format) };
+    let encryption = only_decrypt(&[1]);
+    let options = LogOptions { segment_bytes: SEGMENT_BYTES, encryption, ..options(format) };
     Log::open_on(Arc::new(disk.clone()), Path::new(QUEUE), options).unwrap()
 }
 

@@ -102,6 +102,9 @@ pub(super) enum Command {
     },
     /// The files of a queue, without a server
     Log {
+        /// A file with the keys of an encrypted queue [default: queue.encryption_key_file]
+        #[arg(long, global = true, value_name = "FILE")]
+        key_file: Option<PathBuf>,
         #[command(subcommand)]
         command: LogCommand,
     },

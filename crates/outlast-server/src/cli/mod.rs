@@ -113,7 +113,7 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
             client::with(global, async |client| outage::run(&client, command).await)
         }
         Command::Write { command } => client::with(global, async |client| write::run(&client, command).await),
-        Command::Log { command } => log::run(global, command),
+        Command::Log { key_file, command } => log::run(global, key_file.as_deref(), command),
         Command::Drill(arguments) => drill::run(global, arguments),
         Command::Completions { shell } => {
             pages::completions(*shell);

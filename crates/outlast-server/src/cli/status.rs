@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use outlast::health::{ConnectionState, Level};
 use outlast::outage::Outage;
-use outlast::status::{LaneState, Status};
+use outlast::status::{EncryptionStatus, LaneState, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -151,6 +151,9 @@ fn in_words(picture: &Picture) -> String {
     if let Some(seconds) = queue.time_to_full_seconds {
         let _ = writeln!(text, "Full in:   about {}", span(seconds as f64));
     }
+    if let Some(encryption) = &queue.encryption {
+        let _ = writeln!(text, "Keys:      {}", keys(encryption));
+    }
     let accounting = &status.accounting;
     let _ = writeln!(
         text,
@@ -170,6 +173,19 @@ fn in_words(picture: &Picture) -> String {
         let _ = writeln!(text, "See `outlast dead list` for the {}.", dead_letters(accounting.dead));
     }
     text
+}
+
+/// Which keys must be kept.
+fn keys(encryption: &EncryptionStatus) -> String {
+    let current = match &encryption.current {
+        Some(key) => format!("{} encrypts new segments", safe(key, 40)),
+        None => "new segments are written in clear".to_owned(),
+    };
+    let needed =
+        encryption.keys.iter().map(|key| format!("{} by {}", safe(&key.id, 40), grouped(key.segments)));
+    let needed: Vec<String> = needed.collect();
+    let needed = if needed.is_empty() { "by no segment".to_owned() } else { needed.join(", ") };
+    format!("{current}; needed: {needed}; {} segments in clear", grouped(encryption.segments_in_clear))
 }
 
 /// Are we accepting writes?

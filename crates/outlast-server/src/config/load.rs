@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use outlast::options::Encryption;
+
 use super::file::{self, Entry};
-use super::settings::{self, Config, SETTINGS};
+use super::keys;
+use super::settings::{self, Config, EncryptionConfig, SETTINGS};
 use super::suggest::nearest;
 use super::value::Secret;
 
@@ -207,6 +210,7 @@ fn check_together(loaded: &mut Loaded, mistakes: &mut Vec<String>) {
     if names.windows(2).any(|pair| pair[0] == pair[1]) {
         mistakes.push("server.tokens: two tokens have the same name".to_owned());
     }
+    read_keys(config, mistakes);
     if let Some(path) = &config.database.password_file {
         if config.database.password.is_some() {
             mistakes.push("database.password and database.password_file are both set: keep one".to_owned());
@@ -215,6 +219,27 @@ fn check_together(loaded: &mut Loaded, mistakes: &mut Vec<String>) {
             Ok(text) => config.database.password = Some(Secret::new(text.trim_end())),
             Err(error) => mistakes.push(format!("database.password_file {}: {error}", path.display())),
         }
+    }
+}
+
+/// The keys of the queue, from where they were said to be.
+fn read_keys(config: &mut Config, mistakes: &mut Vec<String>) {
+    let EncryptionConfig { keys, key_file, encrypt } = &config.encryption;
+    let found = match (keys, key_file) {
+        (Some(_), Some(_)) => {
+            mistakes
+                .push("queue.encryption_key and queue.encryption_key_file are both set: keep one".to_owned());
+            return;
+        }
+        (None, None) => return,
+        (Some(keys), None) => {
+            keys::parse(keys.expose().split(',')).map_err(|why| format!("queue.encryption_key: {why}"))
+        }
+        (None, Some(path)) => keys::read(path).map_err(|why| format!("queue.encryption_key_file {why}")),
+    };
+    match found {
+        Ok(keys) => config.outlast.encryption = Encryption { keys, only_decrypt: !encrypt },
+        Err(why) => mistakes.push(why),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod file;
+mod keys;
 mod load;
 mod settings;
 mod show;
@@ -13,7 +14,8 @@ mod value;
 pub use alerts::{AlertKind, Webhook};
 pub use load::{ConfigError, DEFAULT_FILE, Inputs, Loaded, Source, load, refuse_open_door};
 pub use settings::{
-    AlertsConfig, Config, DatabaseConfig, LogConfig, ServerConfig, Setting, TracesConfig, find, variable,
+    AlertsConfig, Config, DatabaseConfig, EncryptionConfig, LogConfig, ServerConfig, Setting, TracesConfig,
+    find, variable,
 };
 pub use show::{Explanation, as_json, as_text, explain, page, sample};
 pub use token::{Life, Role, Token};

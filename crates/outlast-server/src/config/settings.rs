@@ -26,6 +26,8 @@ pub struct Config {
     pub traces: TracesConfig,
     /// The section `log`.
     pub log: LogConfig,
+    /// Where the keys of the section `queue` come from.
+    pub encryption: EncryptionConfig,
     /// The sections `queue`, `delivery` and `health`: the library's own options.
     pub outlast: outlast::options::Options,
 }
@@ -78,6 +80,17 @@ pub struct DatabaseConfig {
     pub request_timeout: Duration,
     /// How long connecting may take.
     pub connect_timeout: Duration,
+}
+
+/// The keys with which the queue's files are encrypted.
+#[derive(Debug, Clone)]
+pub struct EncryptionConfig {
+    /// Keys, with commas between them.
+    pub keys: Option<Secret>,
+    /// A file with a key on each line.
+    pub key_file: Option<PathBuf>,
+    /// Whether new segments are encrypted.
+    pub encrypt: bool,
 }
 
 /// Who is told when something needs somebody.
@@ -152,6 +165,7 @@ impl Default for Config {
                 service_name: "outlast".to_owned(),
             },
             log: LogConfig { level: "info".to_owned(), format: LogFormat::Text },
+            encryption: EncryptionConfig { keys: None, key_file: None, encrypt: true },
             outlast: outlast::options::Options::new("outlast-data/queue"),
         }
     }
@@ -255,6 +269,12 @@ pub(super) static SETTINGS: &[Setting] = &[
         "Format of new segments: json can be read with cat, grep and jq; bincode is smaller. Segments of both may stand side by side."),
     setting("queue.compression", |c| Slot::Choice(&mut c.outlast.compression), ANY,
         "zstd compresses full segments in the background; zstdcat reads them. Rot costs more then: a damaged byte takes the 64 KiB around it along."),
+    setting("queue.encryption_key_file", |c| Slot::PathOrNone(&mut c.encryption.key_file), ANY,
+        "A file with keys as `outlast log keygen` makes them, one per line, that only the server's user may read. What the log and the dead letters say is then encrypted: the first key encrypts new segments, all of them decrypt. Whoever loses a key loses what it has encrypted."),
+    setting("queue.encryption_key", |c| Slot::Secret(&mut c.encryption.keys), ANY,
+        "The same keys without a file, with commas between them: for the environment."),
+    setting("queue.encrypt", |c| Slot::Flag(&mut c.encryption.encrypt), ANY,
+        "Whether new segments are encrypted if there is a key. With false they are written in clear, and the keys are still used for older ones."),
     setting("queue.segment_bytes", |c| Slot::Bytes(&mut c.outlast.segment_bytes), (16 * KIB, 2 * GIB),
         "Size of one file of the log."),
     setting("queue.sync_interval", |c| Slot::Duration(&mut c.outlast.sync_interval), (MS, HOUR),

@@ -1,5 +1,7 @@
 //! The accounting identity, from the files alone: `accepted = applied + pending + parked + dead + discarded`.
 
+use std::fmt::Write as _;
+
 use outlast_log::inspect::{Contents, Finding, Seen};
 use outlast_log::{MarkKind, Sequence};
 use serde::Serialize;
@@ -28,6 +30,9 @@ impl Tally {
         let Seen::Entry { sequence, body, .. } = seen else { return };
         self.seen += 1;
         self.by_status[fates.status(sequence) as usize] += 1;
+        if body.is_empty() {
+            return; // encrypted, and the key was not given
+        }
         if self.not_understood.len() < NAMED_MAX && serde_json::from_str::<LoggedWrite>(body).is_err() {
             self.not_understood.push(sequence);
         }
@@ -101,7 +106,7 @@ pub(super) fn books(log: &Contents, dead: Option<&Contents>, fates: &Fates, tall
         applied: 0,
         pending,
         parked: fates.parked(log),
-        dead: fates.letters.len() as u64,
+        dead: fates.letters.len() as u64 + fates.hidden,
         discarded: counts.of(MarkKind::Discarded) + dead_counts.of(MarkKind::Discarded),
     };
     let elsewhere = terms.pending + terms.parked + terms.dead + terms.discarded;
@@ -147,7 +152,7 @@ fn headers_check(log: &Contents) -> Check {
 /// A dead letter is a mark in one log and an entry in another.
 fn letters_check(log: &Contents, dead: outlast_log::Counts, fates: &Fates) -> Check {
     let marked = log.counts.of(MarkKind::Dead) + fates.unmarked;
-    let live = fates.letters.len() as u64 + fates.retried + fates.not_understood;
+    let live = fates.letters.len() as u64 + fates.retried + fates.not_understood + fates.hidden;
     let gone = dead.of(MarkKind::Retried) + dead.of(MarkKind::Discarded);
     Check {
         what: "every write that is marked dead is a dead letter, was retried or was discarded",
@@ -238,6 +243,18 @@ fn lost_waiting(log: &Contents, fates: &Fates) -> u64 {
 }
 
 fn certainty(log: &Contents, fates: &Fates, terms: Accounting) -> String {
+    let mut text = as_to_the_cursor(log, fates, terms);
+    if fates.hidden > 0 {
+        let _ = write!(
+            text,
+            "; {} dead letters are encrypted and their key was not given: which writes they are was not looked at",
+            fates.hidden
+        );
+    }
+    text
+}
+
+fn as_to_the_cursor(log: &Contents, fates: &Fates, terms: Accounting) -> String {
     let Some(cursor) = &log.cursor else {
         return "certain: this queue never had a position in a database, so nothing was applied".to_owned();
     };

@@ -98,6 +98,7 @@ impl Queue {
         progress: &mut dyn FnMut(u64),
         each: &mut dyn FnMut(&ExportHeader, Option<&ExportLine>) -> std::io::Result<bool>,
     ) -> Result<Exported, OfflineError> {
+        self.must_be_readable()?;
         let log = self.log.verify(&mut |seen| super::accounting::bytes(seen, progress))?;
         let (dead_contents, mut fates) = self.fates(&log)?;
         let from = match (selection.watermark, &log.cursor) {

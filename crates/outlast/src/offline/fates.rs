@@ -28,6 +28,8 @@ pub(super) struct Fates {
     pub retried: u64,
     /// Dead letters that cannot be read as such.
     pub not_understood: u64,
+    /// Dead letters whose key was not given: nobody can tell which they are.
+    pub hidden: u64,
 }
 
 impl Fates {
@@ -45,8 +47,16 @@ impl Fates {
         }
         let cursor = log.cursor.as_ref().map_or(Sequence::START, |mark| mark.target);
         let letters = BTreeMap::new();
-        let mut fates =
-            Self { ledger, cursor, letters, unmarked: 0, strays: 0, retried: 0, not_understood: 0 };
+        let mut fates = Self {
+            ledger,
+            cursor,
+            letters,
+            unmarked: 0,
+            strays: 0,
+            retried: 0,
+            not_understood: 0,
+            hidden: 0,
+        };
         if let Some((inspection, contents)) = dead {
             fates.read_letters(inspection, contents)?;
         }
@@ -59,6 +69,10 @@ impl Fates {
         inspection.entries(contents, &mut |seen| {
             let Seen::Entry { sequence, body, .. } = seen else { return };
             if gone.contains(&sequence) {
+                return;
+            }
+            if body.is_empty() {
+                self.hidden += 1;
                 return;
             }
             match serde_json::from_str::<Letter>(body) {
@@ -91,7 +105,9 @@ impl Fates {
             }
         }
         let letters: HashSet<Sequence> = self.letters.values().map(|(_, sequence)| *sequence).collect();
-        ledger.settle_letters(|sequence| letters.contains(&sequence));
+        if self.hidden == 0 {
+            ledger.settle_letters(|sequence| letters.contains(&sequence));
+        }
     }
 
     pub(super) fn status(&self, sequence: Sequence) -> Status {

@@ -9,7 +9,9 @@ use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use outlast_log::{AppendError, Log, LogOptions, Mark, MarkKind, NewEntry, ReadItem, Recovered, Sequence};
+use outlast_log::{
+    AppendError, Log, LogOptions, Mark, MarkKind, NewEntry, ReadItem, RealDisk, Recovered, Sequence,
+};
 use sha2::{Digest as _, Sha256};
 
 use super::imports::{self, Step};
@@ -147,6 +149,7 @@ pub fn import(
     let log_options = log_options(options);
     let plan = check(file, how, &log_options, progress)?;
     must_be_free(&options.directory)?;
+    check_keys(options, &log_options)?;
     let (log, recovered) = Log::open(&options.directory, log_options.clone())?;
     if log.queue_id().to_string() == plan.header.queue && !how.again {
         return Err(ImportError::Refused(
@@ -270,7 +273,7 @@ fn parse_line(line: &str, log_options: &LogOptions) -> Result<ExportLine, String
     let parsed: ExportLine = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let write = parsed.to_write().map_err(|error| error.to_string())?;
     let bytes = body(&write, 0).len() as u64;
-    let max = log_options.entry_bytes_max.min(log_options.segment_bytes / 4 * 3 - 1024);
+    let max = log_options.body_bytes_max().saturating_sub(1024);
     if bytes > max {
         return Err(format!(
             "this write has {bytes} bytes, the queue takes {max} (queue.write_bytes_max, queue.segment_bytes)"
@@ -438,6 +441,11 @@ fn entries_of(log: &Log, epoch: u32) -> Result<u64, ImportError> {
     Ok(log.count(start, Sequence::new(epoch + 1, 0).unwrap_or(start)))
 }
 
+/// Neither log is touched when the other cannot be read.
+fn check_keys(options: &Options, log_options: &LogOptions) -> Result<(), ImportError> {
+    Ok(Log::check_keys(&RealDisk, &options.directory.join("dead"), log_options)?)
+}
+
 /// The log of dead letters, and which entries have one.
 fn open_dead(directory: &Path, options: &LogOptions) -> Result<(Log, HashSet<Sequence>), ImportError> {
     let options = LogOptions { segment_bytes: options.segment_bytes.min(SEGMENT_BYTES), ..options.clone() };
@@ -526,6 +534,7 @@ pub fn abandon(options: &Options) -> Result<u64, ImportError> {
     let Some(steps) = imports::unfinished(directory)? else {
         return Err(ImportError::Refused("no import into this queue directory is unfinished".into()));
     };
+    check_keys(options, &log_options)?;
     let (log, recovered) = Log::open(directory, log_options.clone())?;
     let (dead, letters) = open_dead(directory, &log_options)?;
     let marks: HashMap<Sequence, &Mark> = recovered

@@ -13,8 +13,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use outlast_log::RealDisk;
 use outlast_log::inspect::{Action, Contents, InspectError, Inspection};
+use outlast_log::{Key, KeyId, RealDisk};
 
 pub use accounting::{Books, Check, Cursor};
 pub use export::{Exported, Selection};
@@ -30,6 +30,12 @@ pub enum OfflineError {
     /// The directory: in use, no queue, not readable, of another version, or the disk said no.
     #[error(transparent)]
     Directory(#[from] InspectError),
+    /// What is to be read is encrypted.
+    #[error(
+        "the files are encrypted with the key {}, which was not given: name the file that has it with --key-file, or as \
+         queue.encryption_key_file", keys(.0)
+    )]
+    KeyMissing(Vec<KeyId>),
     /// What came out could not be written.
     #[error("the output could not be written: {0}")]
     Output(#[from] io::Error),
@@ -42,6 +48,10 @@ impl OfflineError {
     }
 }
 
+fn keys(missing: &[KeyId]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
 /// A queue directory that no process has open.
 #[derive(Debug)]
 pub struct Queue {
@@ -52,12 +62,13 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Looks into the directory, in a way that cannot change anything.
+    /// Looks into the directory, in a way that cannot change anything. Keys that are needed and missing hide what is said
+    /// in the files, nothing else.
     ///
     /// # Errors
     /// See [`OfflineError`]; the message says what to do.
-    pub fn look(directory: &Path) -> Result<Self, OfflineError> {
-        Self::with(directory, Inspection::open)
+    pub fn look(directory: &Path, keys: &[Key]) -> Result<Self, OfflineError> {
+        Self::with(directory, |path| Inspection::open(path, keys))
     }
 
     fn with(
@@ -71,6 +82,18 @@ impl Queue {
             Err(error) => return Err(error.into()),
         };
         Ok(Self { directory: directory.to_owned(), log, dead })
+    }
+
+    /// Whether everything in the files can be read with the keys that were given.
+    ///
+    /// # Errors
+    /// [`OfflineError::KeyMissing`], with those that are missing.
+    pub fn must_be_readable(&self) -> Result<(), OfflineError> {
+        let mut missing = self.log.missing_keys();
+        missing.extend(self.dead.iter().flat_map(Inspection::missing_keys));
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() { Ok(()) } else { Err(OfflineError::KeyMissing(missing)) }
     }
 
     /// Bytes that [`Queue::verify`] reads.
@@ -138,14 +161,17 @@ pub struct Repaired {
 /// See [`OfflineError`]. What was done stays done; it can be run again.
 pub fn repair(
     directory: &Path,
+    keys: &[Key],
     dry_run: bool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Repaired, OfflineError> {
     let queue = if dry_run {
-        Queue::look(directory)?
+        Queue::look(directory, keys)?
     } else {
-        Queue::with(directory, |path| Inspection::open_on(Arc::new(RealDisk), path))?
+        Queue::with(directory, |path| Inspection::open_on(Arc::new(RealDisk), path, keys))?
     };
+    // Not one log without the other, and not without knowing what is damaged.
+    queue.must_be_readable()?;
     let (before, log, dead) = queue.read_everything(progress)?;
     let mut actions = Vec::new();
     let logs = [("", Some((&queue.log, &log))), ("dead letters: ", queue.dead.as_ref().zip(dead.as_ref()))];
@@ -156,6 +182,6 @@ pub fn repair(
         actions.extend(done.iter().map(|action| format!("{name}{action}")));
     }
     drop(queue);
-    let after = if dry_run { None } else { Some(Queue::look(directory)?.verify(progress)?) };
+    let after = if dry_run { None } else { Some(Queue::look(directory, keys)?.verify(progress)?) };
     Ok(Repaired { before, actions, after })
 }

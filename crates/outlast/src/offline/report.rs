@@ -87,6 +87,10 @@ pub struct LogReport {
     /// The newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub newest: Option<WriteId>,
+    /// Those that are encrypted.
+    pub encrypted_segments: u64,
+    /// Those among them whose key was not given: what is said in them was not looked at.
+    pub hidden_segments: u64,
     /// When the oldest and the newest file were begun (RFC 3339).
     pub begun_at: Option<(String, String)>,
     /// Openings that are known.
@@ -181,9 +185,10 @@ fn problem(part: &'static str, finding: &Finding) -> Problem {
         Finding::SegmentMissing { segment, entries } => {
             (Some(*segment), None, None, entries.map(|(first, last)| (WriteId(first), WriteId(last))))
         }
-        Finding::EpochsIncomplete { .. } | Finding::Leftover { .. } | Finding::Foreign { .. } => {
-            (None, None, None, None)
-        }
+        Finding::EpochsIncomplete { .. }
+        | Finding::KeyMissing { .. }
+        | Finding::Leftover { .. }
+        | Finding::Foreign { .. } => (None, None, None, None),
     };
     Problem { part, severity, message: finding.to_string(), segment, offset, bytes, lost }
 }
@@ -252,6 +257,8 @@ fn log_report(log: &Contents) -> LogReport {
         entries_ever: log.counts.entries,
         oldest: with_entries().next().map(|segment| WriteId(segment.first)),
         newest: with_entries().next_back().map(|segment| WriteId(segment.last)),
+        encrypted_segments: log.segments.iter().filter(|segment| segment.key.is_some()).count() as u64,
+        hidden_segments: log.segments.iter().filter(|segment| !segment.is_readable).count() as u64,
         begun_at: ends(log.segments.iter().map(|segment| segment.created_at_ms).collect()),
         epochs: log.epochs.len() as u64,
         opened_at: ends(log.epochs.iter().map(|epoch| epoch.opened_at_ms).collect()),

@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use outlast_log::{Compression, Format, Log, LogOptions, NewEntry, Retention};
+use outlast_log::{Compression, Encryption, Format, Key, Log, LogOptions, NewEntry, Retention};
 
 use super::super::contents::contents;
 use crate::Result;
 
 /// When every entry was accepted.
 pub(super) const TIME_MS: u64 = 1_795_000_000_000;
+/// The same for every process that takes part.
+const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 /// Entries from which the size of one is worked out.
 const SAMPLE: u64 = 1000;
 
@@ -24,10 +26,21 @@ pub(super) enum Kind {
     JsonZstd,
     /// Likewise
     BincodeZstd,
+    /// With a key
+    JsonEncrypted,
+    /// Likewise
+    BincodeEncrypted,
 }
 
 impl Kind {
-    pub(super) const EACH: [Self; 4] = [Self::Json, Self::Bincode, Self::JsonZstd, Self::BincodeZstd];
+    pub(super) const EACH: [Self; 6] = [
+        Self::Json,
+        Self::Bincode,
+        Self::JsonZstd,
+        Self::BincodeZstd,
+        Self::JsonEncrypted,
+        Self::BincodeEncrypted,
+    ];
 
     /// For tables, and the value of the argument.
     pub(super) fn name(self) -> &'static str {
@@ -36,6 +49,8 @@ impl Kind {
             Self::Bincode => "bincode",
             Self::JsonZstd => "json-zstd",
             Self::BincodeZstd => "bincode-zstd",
+            Self::JsonEncrypted => "json-encrypted",
+            Self::BincodeEncrypted => "bincode-encrypted",
         }
     }
 
@@ -45,12 +60,15 @@ impl Kind {
 
     pub(super) fn options(self) -> LogOptions {
         let (format, compression) = match self {
-            Self::Json => (Format::Json, Compression::None),
-            Self::Bincode => (Format::Bincode, Compression::None),
+            Self::Json | Self::JsonEncrypted => (Format::Json, Compression::None),
+            Self::Bincode | Self::BincodeEncrypted => (Format::Bincode, Compression::None),
             Self::JsonZstd => (Format::Json, Compression::Zstd),
             Self::BincodeZstd => (Format::Bincode, Compression::Zstd),
         };
-        LogOptions { format, compression, ..LogOptions::default() }
+        let encrypts = matches!(self, Self::JsonEncrypted | Self::BincodeEncrypted);
+        let keys: Vec<Key> = encrypts.then(|| KEY.parse().ok()).flatten().into_iter().collect();
+        let encryption = Encryption { keys, only_decrypt: false };
+        LogOptions { format, compression, encryption, ..LogOptions::default() }
     }
 }
 

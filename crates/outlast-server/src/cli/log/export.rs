@@ -7,10 +7,11 @@ use std::path::Path;
 
 use outlast::Sequence;
 use outlast::offline::{ExportLine, Exported, OfflineError, Queue, Selection};
+use outlast::options::Options;
 use outlast::redact::Redaction;
 use serde_json::{Value, json};
 
-use super::{Choice, failure};
+use super::{Choice, failure, look};
 use crate::cli::arguments::Global;
 use crate::cli::output::{Failure, grouped, print, print_json, safe, table};
 use crate::cli::progress::Progress;
@@ -37,11 +38,13 @@ pub(super) fn selection(
 
 pub(super) fn run(
     global: &Global,
-    directory: &Path,
+    options: &Options,
     selection: &Selection,
     output: Option<&Path>,
 ) -> Result<(), Failure> {
-    let queue = Queue::look(directory).map_err(|error| failure(&error))?;
+    let queue = look(options)?;
+    // Before a file is made for it.
+    queue.must_be_readable().map_err(|error| failure(&error))?;
     // Read once to know the fates, and once to tell them.
     let progress = Progress::bytes(global.json, "exporting", queue.bytes() * 2);
     let mut add = |bytes| progress.add(bytes);
@@ -115,13 +118,13 @@ fn summary(exported: &Exported, to: &str) -> String {
 
 pub(super) fn list(
     global: &Global,
-    directory: &Path,
+    options: &Options,
     selection: &Selection,
     after: Option<Sequence>,
     limit: usize,
     redaction: &Redaction,
 ) -> Result<(), Failure> {
-    let queue = Queue::look(directory).map_err(|error| failure(&error))?;
+    let queue = look(options)?;
     let mut lines: Vec<Value> = Vec::new();
     let walked = queue.walk(selection, &mut |_| {}, &mut |_, line| {
         if let Some(line) = line.filter(|line| after.is_none_or(|after| line.sequence.0 > after)) {
@@ -161,8 +164,8 @@ fn row(line: &Value) -> Vec<String> {
     ]
 }
 
-pub(super) fn show(directory: &Path, id: Sequence, redaction: &Redaction) -> Result<(), Failure> {
-    let queue = Queue::look(directory).map_err(|error| failure(&error))?;
+pub(super) fn show(options: &Options, id: Sequence, redaction: &Redaction) -> Result<(), Failure> {
+    let queue = look(options)?;
     let mut found = Value::Null;
     let walked = queue.walk(&Selection::all(), &mut |_| {}, &mut |_, line| {
         // The last one counts: a write that was appended again is where it stands now.

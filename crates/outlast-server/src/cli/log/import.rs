@@ -10,13 +10,11 @@ use outlast::options::Options;
 use serde_json::json;
 
 use crate::cli::Exit;
-use crate::cli::arguments::{Global, inputs};
+use crate::cli::arguments::Global;
 use crate::cli::output::{Failure, grouped, print, print_json};
 use crate::cli::progress::Progress;
-use crate::config;
 
-pub(super) fn run(global: &Global, file: &Path, directory: Option<&Path>, how: How) -> Result<(), Failure> {
-    let options = options(global, directory)?;
+pub(super) fn run(global: &Global, file: &Path, options: &Options, how: How) -> Result<(), Failure> {
     let mut file = open(file)?;
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
     // Read once to be checked, and once to be imported.
@@ -28,7 +26,7 @@ pub(super) fn run(global: &Global, file: &Path, directory: Option<&Path>, how: H
             let _ = writeln!(out, "{}", json!(mapping));
         }
     };
-    let imported = offline::import(&mut file, &options, how, &mut |bytes| progress.add(bytes), &mut mapped)
+    let imported = offline::import(&mut file, options, how, &mut |bytes| progress.add(bytes), &mut mapped)
         .map_err(|error| failure(&error))?;
     progress.end();
     drop(out);
@@ -57,23 +55,14 @@ pub(super) fn run(global: &Global, file: &Path, directory: Option<&Path>, how: H
     Ok(())
 }
 
-pub(super) fn abandon(global: &Global, directory: Option<&Path>) -> Result<(), Failure> {
-    let options = options(global, directory)?;
-    let writes = offline::abandon(&options).map_err(|error| failure(&error))?;
+pub(super) fn abandon(global: &Global, options: &Options) -> Result<(), Failure> {
+    let writes = offline::abandon(options).map_err(|error| failure(&error))?;
     if global.json {
         print_json(&json!({ "kept": writes }));
     } else {
         print(&format!("the import is ended; {} writes of it have come in and stay", grouped(writes)));
     }
     Ok(())
-}
-
-fn options(global: &Global, directory: Option<&Path>) -> Result<Options, Failure> {
-    let mut options = config::load(&inputs(global, None))?.config.outlast;
-    if let Some(directory) = directory {
-        directory.clone_into(&mut options.directory);
-    }
-    Ok(options)
 }
 
 fn failure(error: &ImportError) -> Failure {

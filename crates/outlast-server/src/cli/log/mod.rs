@@ -6,11 +6,15 @@ mod words;
 
 pub(super) use import::open as open_to_import;
 
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use outlast::Sequence;
 use outlast::offline::{OfflineError, Queue, Report, Verdict, repair};
+use outlast::options::{Key, Options};
 use outlast::redact::Redaction;
 use serde_json::json;
 
@@ -94,6 +98,11 @@ pub(super) enum LogCommand {
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
+    /// Make a key for queue.encryption_key_file
+    Keygen {
+        /// Where to [default: standard output]; a file that exists is left alone
+        file: Option<PathBuf>,
+    },
     /// One write in the files, with what it does; changes nothing
     Show {
         /// Its id
@@ -134,16 +143,15 @@ fn watermark(text: &str) -> Result<Sequence, String> {
 }
 
 /// Runs one of them.
-pub(super) fn run(global: &Global, command: &LogCommand) -> Result<(), Failure> {
+pub(super) fn run(global: &Global, key_file: Option<&Path>, command: &LogCommand) -> Result<(), Failure> {
+    let options = |directory: &Option<PathBuf>| options(global, key_file, directory.as_deref());
     match command {
-        LogCommand::Verify { directory } => verify(global, &at(global, directory.as_deref())?),
-        LogCommand::Repair { directory, dry_run } => {
-            mend(global, &at(global, directory.as_deref())?, *dry_run)
-        }
-        LogCommand::Stat { directory } => stat(global, &at(global, directory.as_deref())?),
+        LogCommand::Verify { directory } => verify(global, &options(directory)?),
+        LogCommand::Repair { directory, dry_run } => mend(global, &options(directory)?, *dry_run),
+        LogCommand::Stat { directory } => stat(global, &options(directory)?),
         LogCommand::Export { directory, choice, from, to, output } => {
             let selection = export::selection(*choice, true, *from, *to);
-            export::run(global, &at(global, directory.as_deref())?, &selection, output.as_deref())
+            export::run(global, &options(directory)?, &selection, output.as_deref())
         }
         LogCommand::Import { file, directory, retry_dead, applied, partial, again } => {
             let how = outlast::offline::How {
@@ -152,32 +160,81 @@ pub(super) fn run(global: &Global, command: &LogCommand) -> Result<(), Failure> 
                 partial: *partial,
                 again: *again,
             };
-            import::run(global, file, directory.as_deref(), how)
+            import::run(global, file, &options(directory)?, how)
         }
-        LogCommand::AbandonImport { directory } => import::abandon(global, directory.as_deref()),
+        LogCommand::AbandonImport { directory } => import::abandon(global, &options(directory)?),
         LogCommand::List { directory, choice, after, limit } => {
             let selection = export::selection(*choice, false, None, None);
             let redaction = config::load(&inputs(global, None))?.config.outlast.redact;
-            let directory = at(global, directory.as_deref())?;
-            export::list(global, &directory, &selection, *after, *limit, &redaction)
+            export::list(global, &options(directory)?, &selection, *after, *limit, &redaction)
         }
+        LogCommand::Keygen { file } => keygen(global, file.as_deref()),
         LogCommand::Show { id, directory, unredacted } => {
             let redaction = if *unredacted {
                 Redaction::default()
             } else {
                 config::load(&inputs(global, None))?.config.outlast.redact
             };
-            export::show(&at(global, directory.as_deref())?, *id, &redaction)
+            export::show(&options(directory)?, *id, &redaction)
         }
     }
 }
 
-/// The directory that was named, or that of the configuration.
-fn at(global: &Global, directory: Option<&Path>) -> Result<PathBuf, Failure> {
-    match directory {
-        Some(directory) => Ok(directory.to_owned()),
-        None => Ok(config::load(&inputs(global, None))?.config.outlast.directory),
+/// Those of the configuration, with the directory and the key file that were named.
+fn options(global: &Global, key_file: Option<&Path>, directory: Option<&Path>) -> Result<Options, Failure> {
+    let mut inputs = inputs(global, None);
+    if let Some(path) = key_file {
+        let flag = |key: &str, value: String| ("--key-file".to_owned(), key.to_owned(), value);
+        inputs.flags.push(flag("queue.encryption_key", "none".to_owned()));
+        inputs.flags.push(flag("queue.encryption_key_file", path.display().to_string()));
     }
+    let mut options = config::load(&inputs)?.config.outlast;
+    if let Some(directory) = directory {
+        directory.clone_into(&mut options.directory);
+    }
+    Ok(options)
+}
+
+/// Looks into the directory with the keys of these options.
+fn look(options: &Options) -> Result<Queue, Failure> {
+    Queue::look(&options.directory, &options.encryption.keys).map_err(|error| failure(&error))
+}
+
+/// A key on standard output, or in a new file that only its user may read.
+fn keygen(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
+    let key =
+        Key::generate().map_err(|error| Failure::failed(format!("there are no random numbers: {error}")))?;
+    let Some(path) = file else {
+        if global.json {
+            print_json(&json!({ "id": key.id().to_string(), "key": key.to_text() }));
+        } else {
+            print(&key.to_text());
+        }
+        return Ok(());
+    };
+    let line = format!("# {}, made by outlast log keygen\n{}\n", key.id(), key.to_text());
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(line.as_bytes())?;
+        file.sync_all()
+    };
+    write().map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Failure::failed(format!(
+            "{} exists already and was left alone; name another file",
+            path.display()
+        )),
+        _ => Failure::failed(format!("{} could not be written: {error}", path.display())),
+    })?;
+    if global.json {
+        print_json(&json!({ "id": key.id().to_string(), "written": path }));
+    } else {
+        print(&format!(
+            "{} has the key {}. Keep a copy elsewhere: without it nothing that it has encrypted can be read",
+            path.display(),
+            key.id()
+        ));
+    }
+    Ok(())
 }
 
 fn failure(error: &OfflineError) -> Failure {
@@ -187,8 +244,8 @@ fn failure(error: &OfflineError) -> Failure {
     Failure::failed(error.to_string())
 }
 
-fn verify(global: &Global, directory: &Path) -> Result<(), Failure> {
-    let queue = Queue::look(directory).map_err(|error| failure(&error))?;
+fn verify(global: &Global, options: &Options) -> Result<(), Failure> {
+    let queue = look(options)?;
     let progress = Progress::bytes(global.json, "verifying", queue.bytes());
     let report = queue.verify(&mut |bytes| progress.add(bytes)).map_err(|error| failure(&error))?;
     progress.end();
@@ -196,18 +253,19 @@ fn verify(global: &Global, directory: &Path) -> Result<(), Failure> {
     ended(report.verdict)
 }
 
-fn stat(global: &Global, directory: &Path) -> Result<(), Failure> {
-    let queue = Queue::look(directory).map_err(|error| failure(&error))?;
+fn stat(global: &Global, options: &Options) -> Result<(), Failure> {
+    let queue = look(options)?;
     tell(global, &queue.stat().map_err(|error| failure(&error))?);
     Ok(())
 }
 
-fn mend(global: &Global, directory: &Path, dry_run: bool) -> Result<(), Failure> {
-    let bytes = Queue::look(directory).map_err(|error| failure(&error))?.bytes();
+fn mend(global: &Global, options: &Options, dry_run: bool) -> Result<(), Failure> {
+    let bytes = look(options)?.bytes();
     let passes = if dry_run { 1 } else { 2 };
     let progress = Progress::bytes(global.json, "repairing", bytes * passes);
     let repaired =
-        repair(directory, dry_run, &mut |bytes| progress.add(bytes)).map_err(|error| failure(&error))?;
+        repair(&options.directory, &options.encryption.keys, dry_run, &mut |bytes| progress.add(bytes))
+            .map_err(|error| failure(&error))?;
     progress.end();
     let last = repaired.after.as_ref().unwrap_or(&repaired.before);
     if global.json {

@@ -8,7 +8,12 @@ use crate::cli::output::{grouped, safe, size};
 
 pub(super) fn report(report: &Report) -> String {
     let mut text = String::new();
+    let logs = [Some(&report.log), report.dead_letters.as_ref()];
+    let hidden = logs.into_iter().flatten().any(|log| log.hidden_segments > 0);
     let verdict = match report.verdict {
+        Verdict::Clean if hidden => {
+            "nothing is wrong as far as can be told without the key: checksums, sequences and counts"
+        }
         Verdict::Clean if report.every_byte_read => "clean: every byte was read",
         Verdict::Clean => {
             "nothing is wrong as far as the sidecars tell; `outlast log verify` reads every byte"
@@ -81,8 +86,12 @@ fn log(log: &LogReport) -> String {
         _ => "no entries".to_owned(),
     };
     let ever = grouped(log.entries_ever);
+    let encrypted = match log.encrypted_segments {
+        0 => String::new(),
+        encrypted => format!(", {} encrypted", grouped(encrypted)),
+    };
     format!(
-        "{} segments ({formats}), {} of files, {entries}, {ever} ever",
+        "{} segments ({formats}{encrypted}), {} of files, {entries}, {ever} ever",
         grouped(log.segments),
         size(log.file_bytes)
     )
