@@ -1,5 +1,7 @@
 //! [`App`]: what every request needs, and [`Call`]: one request on its way to its handler.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,8 +12,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use outlast::trace::TraceContext;
 use outlast::{Collection, Outlast, RecordId, WriteId};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Number, Value};
 use tokio::sync::{broadcast, watch};
 
 use super::audit::Audit;
@@ -209,7 +213,8 @@ impl Call {
     /// 415 when it is not declared as JSON, 400 with line and column when it is not JSON or not of the right shape.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
         self.expect_json()?;
-        serde_json::from_slice(&self.body).map_err(|error| json_problem(&error))
+        let Object(value) = serde_json::from_slice(&self.body).map_err(|error| json_problem(&error))?;
+        Ok(value)
     }
 
     /// The body as JSON, or the default when there is none.
@@ -238,6 +243,51 @@ impl Call {
         };
         Err(Problem::new(UNSUPPORTED_MEDIA_TYPE, format!("{given}; send application/json")))
     }
+}
+
+/// What can only be read from a JSON object. A struct alone is also read from an array, member by member: one that has
+/// nothing but optional members even from `[]`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members))
+            }
+        }
+        from.deserialize_map(Members(PhantomData)).map(Self)
+    }
+}
+
+/// A member that may be left out, but is not null.
+///
+/// # Errors
+/// As those of the member's type.
+pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// A whole number, or null. JSON does not tell `3` from `3.0`.
+///
+/// # Errors
+/// For anything else, numbers that are negative or beyond 64 bits included.
+pub(super) fn whole_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<Number>::deserialize(from)? else { return Ok(None) };
+    let text = number.to_string();
+    let digits = text.strip_suffix(".0").unwrap_or(&text);
+    digits
+        .parse()
+        .map(Some)
+        .map_err(|_| Error::custom(format!("{text} is not a whole number from 0 to {}", u64::MAX)))
 }
 
 fn json_problem(error: &serde_json::Error) -> Problem {
@@ -299,4 +349,50 @@ pub(super) fn content(status: StatusCode, media_type: &'static str, body: impl I
 pub(super) fn not_stored(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[serde(default, deserialize_with = "whole_or_null")]
+        number: Option<u64>,
+        #[serde(default, deserialize_with = "given")]
+        text: Option<String>,
+    }
+
+    fn read(text: &str) -> Result<Sample, String> {
+        serde_json::from_str(text).map(|Object(sample)| sample).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_array_is_no_object_and_null_is_no_text() {
+        assert_eq!(read(r#"{"text":"a"}"#).unwrap().text.unwrap(), "a");
+        assert!(read("{}").unwrap().text.is_none());
+        for (bad, why) in [
+            ("[]", "expected an object"),
+            (r#"[1,"a"]"#, "expected an object"),
+            ("null", "expected an object"),
+            (r#"{"text":null}"#, "invalid type: null"),
+            (r#"{"txt":""}"#, "unknown field"),
+        ] {
+            let error = read(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_read_however_json_writes_them() {
+        for (text, number) in
+            [("3", Some(3)), ("3.0", Some(3)), ("18446744073709551615", Some(u64::MAX)), ("null", None)]
+        {
+            assert_eq!(read(&format!(r#"{{"number":{text}}}"#)).unwrap().number, number, "{text}");
+        }
+        for bad in ["3.5", "-1", "18446744073709551616", "\"3\"", "[3]", "true"] {
+            assert!(read(&format!(r#"{{"number":{bad}}}"#)).is_err(), "{bad}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::app::{Answer, App, Call, json_of, not_stored, now};
+use super::app::{Answer, App, Call, Object, json_of, not_stored, now, whole_or_null};
 use super::dead;
 use super::problem::{CONFLICT, INVALID_REQUEST, NOT_FOUND, Problem};
 
@@ -69,10 +69,11 @@ impl Filter {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
-    filter: Filter,
+    filter: Object<Filter>,
     #[serde(default)]
     plan: bool,
     token: Option<String>,
+    #[serde(default, deserialize_with = "whole_or_null")]
     confirm: Option<u64>,
 }
 
@@ -230,11 +231,12 @@ pub(super) async fn discard(call: Call) -> Answer {
 fn plan_or_begin(call: &Call, action: Action) -> Answer {
     call.known_query([])?;
     let body: Body = call.json()?;
-    let mut filter = body.filter.read()?;
+    let Object(words) = body.filter;
+    let mut filter = words.read()?;
     let confirmed = match (body.plan, body.token, body.confirm) {
-        (true, None, None) => return plan(call, action, &body.filter, &filter),
+        (true, None, None) => return plan(call, action, &words, &filter),
         (false, Some(token), None) => {
-            filter.there_at = Some(mark_of(&token, action, &body.filter)?);
+            filter.there_at = Some(mark_of(&token, action, &words)?);
             None
         }
         (false, None, Some(count)) => Some(count),
@@ -250,7 +252,7 @@ fn plan_or_begin(call: &Call, action: Action) -> Answer {
         return Err(Problem::new(CONFLICT, format!("{count} dead letters match now: plan again"))
             .with("count", count));
     }
-    let handle = call.app.runs.begin(action, body.filter, count)?;
+    let handle = call.app.runs.begin(action, words, count)?;
     tokio::spawn(carry_out(Arc::clone(&call.app), handle.clone(), ids));
     let run = handle.run().clone();
     let mut response = not_stored(json_of(StatusCode::OK, &run)?);

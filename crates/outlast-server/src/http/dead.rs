@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use outlast::outage::Outage;
-use outlast::status::{DeadFilter, Durability, Fate};
+use outlast::status::{DeadFilter, Durability, Fate, Receipt};
 use outlast::{RefusalKind, WriteId};
 use serde_json::json;
 
@@ -76,7 +76,7 @@ pub(super) async fn retry(call: Call) -> Answer {
     call.known_query([])?;
     let id = call.write_id()?;
     call.app.outlast.retry_dead_letter(id).await?;
-    queued_again(&call, id).await
+    decided(&call, id, Fate::Pending).await
 }
 
 /// `POST /v1/dead-letters/{id}/edit`: queues it again with other operations on the same records, in one step.
@@ -87,15 +87,7 @@ pub(super) async fn edit(call: Call) -> Answer {
     call.known_query([])?;
     let id = call.write_id()?;
     call.app.outlast.edit_dead_letter(id, transactions::operations(&call)?).await?;
-    queued_again(&call, id).await
-}
-
-async fn queued_again(call: &Call, id: WriteId) -> Answer {
-    // It is done: a receipt that cannot be read is no error any more.
-    match call.app.outlast.receipt(id).await {
-        Ok(receipt) => Ok(not_stored(json_of(StatusCode::OK, &receipt)?)),
-        Err(_) => Ok(not_stored(json_of(StatusCode::OK, &json!({ "id": id, "status": Fate::Pending }))?)),
-    }
+    decided(&call, id, Fate::Pending).await
 }
 
 /// `POST /v1/dead-letters/{id}/discard`: gives it up for good.
@@ -106,7 +98,20 @@ pub(super) async fn discard(call: Call) -> Answer {
     call.known_query([])?;
     let id = call.write_id()?;
     call.app.outlast.discard_dead_letter(id).await?;
-    let receipt = json!({ "id": id, "status": Fate::Discarded, "durability": Durability::Log });
+    decided(&call, id, Fate::Discarded).await
+}
+
+/// The receipt after a decision. It is done: a receipt that cannot be read is no error any more.
+async fn decided(call: &Call, id: WriteId, status: Fate) -> Answer {
+    let receipt = call.app.outlast.receipt(id).await.unwrap_or(Receipt {
+        id,
+        status,
+        position: None,
+        estimate_seconds: None,
+        durability: Durability::Log,
+        reason: None,
+        attempts: 0,
+    });
     Ok(not_stored(json_of(StatusCode::OK, &receipt)?))
 }
 

@@ -5,26 +5,42 @@ use outlast::{Collection, Document, Operation, RecordId, RecordName, Write};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::app::{Object, given};
 use super::problem::{INVALID_REQUEST, Problem};
 
-/// An operation as clients send it. Unknown members are refused: one that is misspelt would be lost silently.
+/// An operation as clients send it. Unknown members are refused: one that is misspelt would be lost silently. So is null
+/// where there is nothing to say.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OperationBody {
     pub(super) op: String,
+    #[serde(default, deserialize_with = "given")]
     pub(super) collection: Option<Collection>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) id: Option<RecordId>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) data: Option<Map<String, Value>>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) statement: Option<String>,
+    #[serde(default, deserialize_with = "given")]
     pub(super) parameters: Option<Map<String, Value>>,
-    pub(super) touches: Option<Vec<RecordName>>,
+    #[serde(default, deserialize_with = "given")]
+    pub(super) touches: Option<Vec<Object<Name>>>,
+}
+
+/// A record that a statement writes to.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Name {
+    collection: Collection,
+    id: RecordId,
 }
 
 /// A write of several operations.
 ///
 /// # Errors
 /// 400 with the index of the first operation that is wrong.
-pub(super) fn write_of(operations: Vec<OperationBody>, statements: bool) -> Result<Write, Problem> {
+pub(super) fn write_of(operations: Vec<Object<OperationBody>>, statements: bool) -> Result<Write, Problem> {
     Ok(Write::new(operations_of(operations, statements)?)?)
 }
 
@@ -33,13 +49,13 @@ pub(super) fn write_of(operations: Vec<OperationBody>, statements: bool) -> Resu
 /// # Errors
 /// 400 with the index of the first one that is wrong.
 pub(super) fn operations_of(
-    operations: Vec<OperationBody>,
+    operations: Vec<Object<OperationBody>>,
     statements: bool,
 ) -> Result<Vec<Operation>, Problem> {
     operations
         .into_iter()
         .enumerate()
-        .map(|(index, body)| {
+        .map(|(index, Object(body))| {
             operation(body, statements).map_err(|why| {
                 Problem::new(INVALID_REQUEST, format!("operation {index}: {why}")).with("index", index)
             })
@@ -94,7 +110,9 @@ fn statement(body: OperationBody, allowed: bool) -> Result<Operation, String> {
         );
     }
     let text = body.statement.ok_or("\"statement\" needs \"statement\"")?;
-    let (parameters, touches) = (body.parameters.unwrap_or_default(), body.touches.unwrap_or_default());
+    let parameters = body.parameters.unwrap_or_default();
+    let touches = body.touches.unwrap_or_default().into_iter();
+    let touches = touches.map(|Object(Name { collection, id })| RecordName { collection, id }).collect();
     Ok(Operation::Statement { text, parameters, touches })
 }
 

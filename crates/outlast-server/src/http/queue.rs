@@ -10,7 +10,7 @@ use outlast::{Fate, WriteId};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::app::{Answer, Call, duration, json, json_of, limit, not_stored};
+use super::app::{Answer, Call, duration, json, json_of, limit, not_stored, whole_or_null};
 use super::prefer::WAIT_MAX;
 use super::problem::{INVALID_REQUEST, Problem};
 use super::redact::View;
@@ -176,7 +176,7 @@ pub(super) async fn drain(call: Call) -> Answer {
 #[serde(deny_unknown_fields)]
 struct ThrottleBody {
     // A member that is missing is not the same as null, which lifts the limit.
-    #[serde(deserialize_with = "Option::deserialize")]
+    #[serde(deserialize_with = "whole_or_null")]
     writes_per_second: Option<u64>,
 }
 

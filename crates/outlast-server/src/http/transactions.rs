@@ -5,7 +5,7 @@ use outlast::{Operation, Write};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::app::{Answer, Call};
+use super::app::{Answer, Call, Object};
 use super::operations::{OperationBody, operations_of};
 use super::prefer::Preferences;
 use super::problem::Problem;
@@ -14,7 +14,7 @@ use super::writes::{Done, submit};
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
-    operations: Vec<OperationBody>,
+    operations: Vec<Object<OperationBody>>,
 }
 
 /// Takes effect completely, or not at all.

@@ -19,10 +19,10 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc::{self, Receiver, Sender, error::SendTimeoutError};
 use tokio::sync::oneshot;
 
-use super::app::{Answer, App, Call, content, not_stored};
+use super::app::{Answer, App, Call, Object, content, not_stored};
 use super::lines::{Line, LineLimits, Lines};
 use super::metrics::LineStatus;
-use super::operations::{OperationBody, operation, write_of};
+use super::operations::{Name, OperationBody, operation, write_of};
 use super::prefer::{IDEMPOTENCY_KEY, PREFERENCE_APPLIED, Preferences};
 use super::problem::{
     INVALID_REQUEST, LINE_NOT_ACCEPTED, MALFORMED_JSON, Problem, RESULTS_NOT_READ, TOO_LARGE,
@@ -44,7 +44,7 @@ const DISCARD_WHEN_STOPPING: Duration = Duration::from_secs(1);
 #[serde(deny_unknown_fields)]
 struct LineBody {
     idempotency_key: Option<String>,
-    operations: Option<Vec<OperationBody>>,
+    operations: Option<Vec<Object<OperationBody>>>,
     // Of a single operation. Not flattened: serde would read through a buffer that loses the digits of numbers.
     op: Option<String>,
     collection: Option<outlast::Collection>,
@@ -52,7 +52,7 @@ struct LineBody {
     data: Option<Map<String, Value>>,
     statement: Option<String>,
     parameters: Option<Map<String, Value>>,
-    touches: Option<Vec<outlast::RecordName>>,
+    touches: Option<Vec<Object<Name>>>,
 }
 
 /// What became of a line.
@@ -311,7 +311,7 @@ struct Out<'a> {
 struct Gone;
 
 fn read(line: &[u8], statements: bool) -> Result<Write, Problem> {
-    let body: LineBody = serde_json::from_slice(line).map_err(|error| {
+    let Object(body) = serde_json::from_slice::<Object<LineBody>>(line).map_err(|error| {
         let kind = if error.is_data() { INVALID_REQUEST } else { MALFORMED_JSON };
         let (text, column) = (error.to_string(), error.column());
         let what = text.split(" at line ").next().unwrap_or(&text);
