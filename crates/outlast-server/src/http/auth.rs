@@ -58,6 +58,11 @@ impl Auth {
         }
     }
 
+    /// Whether no tokens are configured: nobody is asked for one.
+    pub fn is_open(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
     /// Who asks: the name of the token, and what its bearer may do. Without any tokens it is somebody on this machine.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 files! {
     "style.css" "text/css; charset=utf-8";
+    "docs.css" "text/css; charset=utf-8";
     "icon.svg" "image/svg+xml";
     "main.js" SCRIPT;
     "api.js" SCRIPT;
@@ -31,6 +32,11 @@ files! {
     "dead.js" SCRIPT;
     "outages.js" SCRIPT;
     "settings.js" SCRIPT;
+}
+
+/// The names of all files.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(name, ..)| *name)
 }
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame.

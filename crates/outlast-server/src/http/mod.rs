@@ -38,5 +38,5 @@ pub use accept::serve;
 pub use app::App;
 pub use auth::{Auth, Policy};
 pub use expiry::watch as watch_tokens;
-pub use routes::{Body, ROUTES, Route};
+pub use routes::{Body, Parameter, ROUTES, Route};
 pub use tls::{Tls, keep_fresh};

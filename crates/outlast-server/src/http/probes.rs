@@ -1,16 +1,18 @@
 //! Probes and health: what load balancers, orchestrators and people ask.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use outlast::health::{Component, Level};
 use serde_json::{Map, Value, json};
 
 use super::app::{Answer, App, Call, content, not_stored};
 use super::metrics::{OPENMETRICS, OPENMETRICS_TEXT, PROMETHEUS_TEXT, prometheus};
-use super::problem::{NOT_READY, Problem, SHUTTING_DOWN};
+use super::problem::{self, SHUTTING_DOWN};
 use crate::config::Readiness;
 
 const HEALTH_JSON: &str = "application/health+json";
+/// All that a stranger is told.
+const NOT_READY: &str = "Writes cannot be durably accepted now.";
 
 /// `GET /livez`: the event loop answers, and the committer makes progress. Restart the process when it fails.
 ///
@@ -109,7 +111,7 @@ fn passed() -> Response {
 
 /// A probe says why only to whoever may see it.
 fn failed(call: &Call, why: &str) -> Response {
-    let detail = if call.app.auth.may_see_details(call.headers()) { why } else { NOT_READY.title };
+    let detail = if call.app.auth.may_see_details(call.headers()) { why } else { NOT_READY };
     let body = json!({ "status": "fail", "output": detail }).to_string();
     come_back(&call.app, content(StatusCode::SERVICE_UNAVAILABLE, HEALTH_JSON, body))
 }
@@ -117,10 +119,8 @@ fn failed(call: &Call, why: &str) -> Response {
 /// A failing probe tells when to ask again: after the next probe of the database at the latest.
 fn come_back(app: &App, mut response: Response) -> Response {
     if response.status() == StatusCode::SERVICE_UNAVAILABLE {
-        let probe =
-            Problem::new(NOT_READY, "").retry_after(app.outlast.options().probe_max_interval).into_response();
-        let seconds = probe.headers().get(header::RETRY_AFTER).cloned();
-        response.headers_mut().insert(header::RETRY_AFTER, seconds.unwrap_or(HeaderValue::from_static("5")));
+        let seconds = problem::seconds(app.outlast.options().probe_max_interval);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     not_stored(response)
 }

@@ -13,6 +13,31 @@ use super::metrics::LineStatus;
 /// The media type of a problem.
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
+/// Which routes answer with a kind of problem, beyond those whose row in the table of routes lists its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of them.
+    Every,
+    /// Those that need a role.
+    Guarded,
+    /// Those that change something.
+    Changing,
+    /// Those whose path names something.
+    Named,
+    /// Those that read a body.
+    Body,
+    /// Those that read a body in JSON.
+    Json,
+    /// Those that bring a write.
+    Write,
+    /// That of streams of writes: as its answer, or in the result of a line.
+    Stream,
+    /// Only those that list its status.
+    Listed,
+    /// None: it is the answer where there is no route.
+    Nowhere,
+}
+
 /// A kind of problem: its name is the last part of its type, `/problems/NAME`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
@@ -20,17 +45,29 @@ pub struct Kind {
     pub name: &'static str,
     /// The HTTP status.
     pub status: StatusCode,
+    /// Which routes answer with it.
+    pub scope: Scope,
     /// A short sentence that is the same for every problem of this kind.
     pub title: &'static str,
+    /// When it is answered.
+    pub when: &'static str,
     /// What a client or operator does about it.
     pub advice: &'static str,
 }
 
+/// A kind without a word on when it is answered and what to do does not compile: its page says just that.
 macro_rules! kinds {
-    ($($constant:ident, $name:literal, $status:ident, $title:literal, $advice:literal;)+) => {
+    ($($constant:ident, $name:literal, $status:ident, $scope:ident, $title:literal, $when:literal, $advice:literal;)+) => {
         $(
             #[doc = $title]
-            pub const $constant: Kind = Kind { name: $name, status: StatusCode::$status, title: $title, advice: $advice };
+            pub const $constant: Kind = Kind {
+                name: $name,
+                status: StatusCode::$status,
+                scope: Scope::$scope,
+                title: $title,
+                when: $when,
+                advice: $advice,
+            };
         )+
         /// Every kind.
         pub const KINDS: &[Kind] = &[$($constant),+];
@@ -38,74 +75,105 @@ macro_rules! kinds {
 }
 
 kinds! {
-    MALFORMED_JSON, "malformed-json", BAD_REQUEST, "The body is not valid JSON.",
-        "Correct the body at the line and column that the detail names.";
-    INVALID_REQUEST, "invalid-request", BAD_REQUEST, "The request is not valid.",
-        "Correct what the detail names. The same request never succeeds.";
-    UNAUTHENTICATED, "unauthenticated", UNAUTHORIZED, "A valid bearer token is needed.",
-        "Send Authorization: Bearer TOKEN with a token that the server's configuration lists.";
-    TOKEN_EXPIRED, "token-expired", UNAUTHORIZED, "The token has expired.",
+    MALFORMED_JSON, "malformed-json", BAD_REQUEST, Json, "The body is not valid JSON.",
+        "The body breaks the grammar of JSON: it ends too early, or has a character where none may stand. Members line and column say where.",
+        "Correct the body at that place. Nothing was accepted.";
+    INVALID_REQUEST, "invalid-request", BAD_REQUEST, Every, "The request is not valid.",
+        "A name, an id, a parameter, a member of the body or the framing of the request breaks a rule. The detail names the rule.",
+        "Correct what the detail names. The same request never succeeds, and nothing was accepted.";
+    UNAUTHENTICATED, "unauthenticated", UNAUTHORIZED, Guarded, "A valid bearer token is needed.",
+        "The server has tokens, and the request carries none, more than one header Authorization, or one that the server does not take.",
+        "Send Authorization: Bearer TOKEN with a token that the server's configuration (server.tokens) lists.";
+    TOKEN_EXPIRED, "token-expired", UNAUTHORIZED, Guarded, "The token has expired.",
+        "The token is one of the server's, and the time of its expires in server.tokens has passed.",
         "Ask whoever runs this server for a new token, or have its expires in server.tokens moved.";
-    FORBIDDEN, "forbidden", FORBIDDEN, "The token's role may not do this.",
+    FORBIDDEN, "forbidden", FORBIDDEN, Guarded, "The token's role may not do this.",
+        "The token is valid, and its role is smaller than the one that the route needs: reader, writer, operator, each may what the ones before it may.",
         "Use a token with the role that the detail names.";
-    CROSS_ORIGIN, "cross-origin", FORBIDDEN, "A web page of another origin may not do this.",
-        "Requests that change something are taken only from programs and from pages of the same origin.";
-    FOREIGN_HOST, "foreign-host", MISDIRECTED_REQUEST, "The request was meant for another host.",
-        "Without tokens this server answers only under the name localhost or an IP address: then a web page cannot reach it under a name of its own. Configure tokens, or set server.insecure_listen, to lift this.";
-    UNKNOWN_ROUTE, "unknown-route", NOT_FOUND, "There is nothing at this path.",
+    CROSS_ORIGIN, "cross-origin", FORBIDDEN, Changing, "A web page of another origin may not do this.",
+        "A browser sent the request for a page of another origin: the header Origin names another host than Host, or Sec-Fetch-Site says cross-site.",
+        "Send it from a program, or from a page of the same origin.";
+    FOREIGN_HOST, "foreign-host", MISDIRECTED_REQUEST, Guarded, "The request was meant for another host.",
+        "The server has no tokens, and Host is neither localhost nor an IP address: a web page could have given this machine a name of its own.",
+        "Ask under localhost or an address. To lift this, configure tokens, or set server.insecure_listen.";
+    UNKNOWN_ROUTE, "unknown-route", NOT_FOUND, Named, "There is nothing at this path.",
+        "No route has this path. A part of it may be empty, or hold a / that is not written as %2F.",
         "See /docs for the paths that there are.";
-    NOT_FOUND, "not-found", NOT_FOUND, "What was asked for does not exist.",
-        "Check the name in the path.";
-    METHOD_NOT_ALLOWED, "method-not-allowed", METHOD_NOT_ALLOWED, "This path does not have this method.",
+    NOT_FOUND, "not-found", NOT_FOUND, Listed, "What was asked for does not exist.",
+        "There is no record, write, dead letter, run, outage or page of that name, or no longer: receipts are kept as long as the log keeps the write (queue.retain).",
+        "Check the name in the path. A write whose receipt is gone was decided long ago.";
+    METHOD_NOT_ALLOWED, "method-not-allowed", METHOD_NOT_ALLOWED, Nowhere, "This path does not have this method.",
+        "The path exists, and the method of the request is none of its own.",
         "Use one of the methods that the header Allow lists.";
-    REQUEST_TIMEOUT, "request-timeout", REQUEST_TIMEOUT, "The body did not arrive in time.",
-        "Send the body faster, or raise server.body_timeout.";
-    BODY_INTERRUPTED, "body-interrupted", BAD_REQUEST, "The body ended before it was complete.",
+    REQUEST_TIMEOUT, "request-timeout", REQUEST_TIMEOUT, Body, "The body did not arrive in time.",
+        "The head of the request came, and the body was not complete within server.body_timeout. The connection is closed.",
+        "Send the body faster, or raise server.body_timeout. Nothing was accepted.";
+    BODY_INTERRUPTED, "body-interrupted", BAD_REQUEST, Body, "The body ended before it was complete.",
+        "The connection broke, or the chunks of the body were not well formed. The connection is closed.",
         "Send the request again. Nothing was accepted; of a stream of writes, only what its results say.";
-    RESULTS_NOT_READ, "results-not-read", REQUEST_TIMEOUT, "The results of a stream of writes were not read.",
+    RESULTS_NOT_READ, "results-not-read", REQUEST_TIMEOUT, Stream, "The results of a stream of writes were not read.",
+        "The client of a stream sends lines, and reads none of the results that are there for it.",
         "Read results while you send lines, or send fewer lines in one stream. What has a result is as it says; lines from the one that the last result names were not taken.";
-    RECORD_EXISTS, "record-exists", CONFLICT, "The record exists already.",
-        "Choose another id, or use PUT to replace the record.";
-    KEY_IN_FLIGHT, "idempotency-key-in-flight", CONFLICT, "A write with this idempotency key is still under way.",
-        "Wait a little, then send the same request again to get its outcome.";
-    LINE_NOT_ACCEPTED, "line-not-accepted", CONFLICT, "A line before this one was not accepted, and the stream is strict.",
+    RECORD_EXISTS, "record-exists", CONFLICT, Write, "The record exists already.",
+        "The write creates a record, and the database has one under that id. The member write is the id of the refused write.",
+        "Choose another id, or use PUT to replace the record. The write took no effect.";
+    KEY_IN_FLIGHT, "idempotency-key-in-flight", CONFLICT, Write, "A write with this idempotency key is still under way.",
+        "An earlier request with the same Idempotency-Key and content still waits for its answer. The member write is the id of its write.",
+        "Wait for Retry-After, then send the same request again to get the outcome of the first.";
+    LINE_NOT_ACCEPTED, "line-not-accepted", CONFLICT, Stream, "A line before this one was not accepted, and the stream is strict.",
+        "The stream of writes was to end with its first line that is not accepted. This stands in the results of the lines after it.",
         "Correct that line, or wait as its problem says; then send it and those after it in a new stream.";
-    CONFLICT, "conflict", CONFLICT, "This is not possible in the present state.",
+    CONFLICT, "conflict", CONFLICT, Listed, "This is not possible in the present state.",
+        "A write to cancel is applied or under way, a queue to resume does not stand still, a plan is out of date, another run is under way, or fates cannot be decided while the database is away.",
         "The detail says why, and what would be possible.";
-    TOO_LARGE, "too-large", PAYLOAD_TOO_LARGE, "The request is too large.",
-        "Send less at once, or raise the limit that the detail names. Nothing was accepted.";
-    REFUSED_TOO_LARGE, "refused-too-large", PAYLOAD_TOO_LARGE, "The write is larger than the database takes.",
+    TOO_LARGE, "too-large", PAYLOAD_TOO_LARGE, Body, "The request is too large.",
+        "The body is larger than server.max_body_bytes, or the write larger than queue.write_bytes_max. The members bytes_max and setting say which.",
+        "Send less at once, or raise that limit. Nothing was accepted.";
+    REFUSED_TOO_LARGE, "refused-too-large", PAYLOAD_TOO_LARGE, Write, "The write is larger than the database takes.",
+        "The database refused the write for its size, or that of a value in it.",
         "Send less in one write. It took no effect.";
-    UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON.",
-        "Send Content-Type: application/json.";
-    KEY_REUSED, "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The idempotency key belongs to another write.",
+    UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, Body, "The body must be of another media type.",
+        "Content-Type is missing, or is not one that the route takes.",
+        "Send the Content-Type that the detail names.";
+    KEY_REUSED, "idempotency-key-reused", UNPROCESSABLE_ENTITY, Write, "The idempotency key belongs to another write.",
+        "A write with the same Idempotency-Key and other content was accepted within delivery.key_retention.",
         "Use a new key for a new write. This one took no effect.";
-    REFUSED_NOT_FOUND, "record-not-found", NOT_FOUND, "The record that the write needs does not exist.",
+    REFUSED_NOT_FOUND, "record-not-found", NOT_FOUND, Write, "The record that the write needs does not exist.",
+        "The write patches a record that the database does not have.",
         "Create it first, or use PUT. The write took no effect.";
-    REFUSED_CONSTRAINT, "refused-constraint", UNPROCESSABLE_ENTITY, "The write breaks a constraint of the database.",
+    REFUSED_CONSTRAINT, "refused-constraint", UNPROCESSABLE_ENTITY, Write, "The write breaks a constraint of the database.",
+        "A unique index, a reference or a check of the database refused the data. The detail has the database's words.",
         "Correct the data. The write took no effect.";
-    REFUSED_SCHEMA, "refused-schema", UNPROCESSABLE_ENTITY, "The write does not fit the database's schema.",
+    REFUSED_SCHEMA, "refused-schema", UNPROCESSABLE_ENTITY, Write, "The write does not fit the database's schema.",
+        "A field or table is not as the schema wants it. The detail has the database's words.",
         "Correct the data, or the schema. The write took no effect.";
-    REFUSED_PERMISSION, "refused-permission", UNPROCESSABLE_ENTITY, "The database account may not do this.",
-        "Give the account that Outlast uses the right. The write took no effect.";
-    REFUSED_STATEMENT, "refused-statement", UNPROCESSABLE_ENTITY, "The statement is wrong, or it failed.",
+    REFUSED_PERMISSION, "refused-permission", UNPROCESSABLE_ENTITY, Write, "The database account may not do this.",
+        "The account that Outlast uses lacks a right in the database.",
+        "Give the account the right. The write took no effect.";
+    REFUSED_STATEMENT, "refused-statement", UNPROCESSABLE_ENTITY, Write, "The statement is wrong, or it failed.",
+        "The database could not read the statement, or it threw. The detail has the database's words.",
         "Correct the statement. The write took no effect.";
-    REFUSED, "refused", UNPROCESSABLE_ENTITY, "The database refused the write.",
-        "The detail has the database's words. The write took no effect.";
-    INTERNAL, "internal-error", INTERNAL_SERVER_ERROR, "Something went wrong inside Outlast.",
-        "Look at the server's log lines. Whether the write was accepted is not known.";
-    DATABASE_UNAVAILABLE, "database-unavailable", SERVICE_UNAVAILABLE, "The database cannot be reached.",
+    REFUSED, "refused", UNPROCESSABLE_ENTITY, Write, "The database refused the write.",
+        "The database refused the write for a reason that has no name of its own here. The detail has the database's words.",
+        "Correct what the detail names. The write took no effect.";
+    INTERNAL, "internal-error", INTERNAL_SERVER_ERROR, Every, "Something went wrong inside Outlast.",
+        "The server met what it did not expect: a fault of its own.",
+        "Look at the server's log lines, and report it. Whether a write was accepted is not known: send it again with the same Idempotency-Key.";
+    DATABASE_UNAVAILABLE, "database-unavailable", SERVICE_UNAVAILABLE, Listed, "The database cannot be reached.",
+        "A read needs the database, and it is away; or a write came in a long outage, and health.after_timeout is reject.",
         "Try again after Retry-After. Writes are taken during an outage unless configured otherwise.";
-    QUEUE_FULL, "queue-full", SERVICE_UNAVAILABLE, "The queue is full.",
-        "Try again after Retry-After, or raise queue.max_writes or queue.max_bytes. Nothing was accepted.";
-    LOG_FAILED, "log-failed", SERVICE_UNAVAILABLE, "The log cannot take writes.",
-        "Its disk is full or has failed. What was acknowledged is safe. When the member outcome_unknown is true, this write may take effect after all.";
-    SHUTTING_DOWN, "shutting-down", SERVICE_UNAVAILABLE, "The server is shutting down.",
+    QUEUE_FULL, "queue-full", SERVICE_UNAVAILABLE, Write, "The queue is full.",
+        "As much waits for the database as queue.max_writes or queue.max_bytes allow. The members say how much.",
+        "Try again after Retry-After, or raise those limits. Nothing was accepted.";
+    LOG_FAILED, "log-failed", SERVICE_UNAVAILABLE, Listed, "The log cannot take writes.",
+        "The disk of the queue is full, or a write or sync of it has failed. What was acknowledged is safe.",
+        "Make room, or look at the disk and start the server again. When the member outcome_unknown is true, this write may take effect after all: send it again with the same Idempotency-Key.";
+    SHUTTING_DOWN, "shutting-down", SERVICE_UNAVAILABLE, Listed, "The server is shutting down.",
+        "The server was told to end, and takes no further writes.",
         "Try again after Retry-After, or at another instance. Nothing was accepted.";
-    TOO_MANY_CONNECTIONS, "too-many-connections", SERVICE_UNAVAILABLE, "The server has as many connections as it may.",
+    TOO_MANY_CONNECTIONS, "too-many-connections", SERVICE_UNAVAILABLE, Every, "The server has as many connections as it may.",
+        "As many connections are open as server.max_connections allows. This one is closed.",
         "Try again after Retry-After, close idle connections, or raise server.max_connections.";
-    NOT_READY, "not-ready", SERVICE_UNAVAILABLE, "Writes cannot be durably accepted now.",
-        "The detail says why. Try again after Retry-After.";
 }
 
 /// The kind with that name.
@@ -194,8 +262,13 @@ impl Problem {
     /// Every 503 says when to come back, even where nobody could estimate it.
     fn retry_after_seconds(&self) -> Option<u64> {
         let unknown = (self.0.kind.status == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(5));
-        self.0.retry_after.or(unknown).map(|after| after.as_secs_f64().ceil().clamp(1.0, 60.0) as u64)
+        self.0.retry_after.or(unknown).map(seconds)
     }
+}
+
+/// What `Retry-After` says: whole seconds, at least 1 and at most 60.
+pub(super) fn seconds(after: Duration) -> u64 {
+    after.as_secs_f64().ceil().clamp(1.0, 60.0) as u64
 }
 
 impl From<Error> for Problem {

@@ -25,6 +25,9 @@ pub enum Body {
     Stream(&'static str),
 }
 
+/// A parameter of the query: its name, that of its schema in the `OpenAPI` document, and its meaning.
+pub type Parameter = (&'static str, &'static str, &'static str);
+
 /// A handler. Its future is boxed once, here.
 pub(super) type Handler = fn(Call) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 
@@ -40,11 +43,11 @@ pub struct Route {
     pub summary: &'static str,
     /// What it takes.
     pub body: Body,
-    /// Parameters of the query: name and meaning.
-    pub query: &'static [(&'static str, &'static str)],
-    /// The name of the schema of a successful answer, or a media type.
+    /// Parameters of the query.
+    pub query: &'static [Parameter],
+    /// The name of the schema of a successful answer, or media types with commas between them.
     pub answer: &'static str,
-    /// The statuses that it answers with.
+    /// The statuses that it answers with, beside those that [`Scope`](super::problem::Scope) says.
     pub statuses: &'static [u16],
     /// What runs.
     pub handler: Handler,
@@ -55,59 +58,65 @@ const READER: Policy = Policy::AtLeast(Role::Reader);
 const WRITER: Policy = Policy::AtLeast(Role::Writer);
 const OPERATOR: Policy = Policy::AtLeast(Role::Operator);
 
-const NO_QUERY: &[(&str, &str)] = &[];
-const REDACT: (&str, &str) = (
+const NO_QUERY: &[Parameter] = &[];
+const REDACT: Parameter = (
     "redact",
+    "Redact",
     "false shows hidden values (privacy.redact), to operators only; it is noted in the audit log.",
 );
-const ONE: &[(&str, &str)] = &[REDACT];
-const WAITING: &[(&str, &str)] = &[
-    ("collection", "Only those that touch this collection."),
-    ("record", "Only those that touch a record with this id."),
-    ("write", "Only the write with this id."),
-    ("status", "Only pending or only parked ones."),
-    ("op", "Only those with an operation of this kind: create, put, patch, delete or statement."),
-    ("older_than", "Only those that were accepted at least so long ago, for example 10m."),
-    ("newer_than", "Only those that were accepted at most so long ago, for example 10m."),
-    ("after", "The member next of the page before; or a write id: only after its place in the log."),
-    ("limit", "1 to 1000, 100 by default."),
+const ONE: &[Parameter] = &[REDACT];
+const WAITING: &[Parameter] = &[
+    COLLECTION,
+    ("record", "RecordId", "Only those that touch a record with this id."),
+    ("write", "WriteId", "Only the write with this id."),
+    ("status", "WaitingStatus", "Only pending or only parked ones."),
+    ("op", "Verb", "Only those with an operation of this kind."),
+    ("older_than", "Duration", "Only those that were accepted at least so long ago."),
+    ("newer_than", "Duration", "Only those that were accepted at most so long ago."),
+    (
+        "after",
+        "QueuePlace",
+        "The member next of the page before; or a write id: only after its place in the log.",
+    ),
+    LIMIT,
     REDACT,
 ];
-const LIST: &[(&str, &str)] = &[
-    ("limit", "1 to 1000, 100 by default."),
-    ("cursor", "The member next of the page before."),
-    ("FIELD", "Only records whose member FIELD equals this JSON scalar; text that is no JSON is a string."),
+const LIST: &[Parameter] = &[
+    LIMIT,
+    ("cursor", "Cursor", "The member next of the page before."),
+    (
+        "FIELD",
+        "Filter",
+        "Only records whose member FIELD equals this JSON scalar; text that is no JSON is a string. Any number of them.",
+    ),
 ];
-const DEAD: &[(&str, &str)] = &[
-    ("kind", "Only with this kind of reason, for example constraint."),
-    ("message", "Only with this message, as a group has it."),
-    ("collection", "Only those that touch this collection."),
-    ("after", "Only after this write id."),
-    ("limit", "1 to 1000, 100 by default."),
-    REDACT,
-];
+const DEAD: &[Parameter] =
+    &[KIND, MESSAGE, COLLECTION, ("after", "WriteId", "Only after this write id."), LIMIT, REDACT];
 
-const MATCHING: &[(&str, &str)] = &[
-    ("kind", "Only with this kind of reason, for example constraint."),
-    ("message", "Only with this message, as a group has it."),
-    ("collection", "Only those that touch this collection."),
-    REDACT,
-];
-const SAMPLES: &[(&str, &str)] = &[("after", "Only samples after this time in Unix milliseconds.")];
-const LAST: &[(&str, &str)] = &[("limit", "1 to 1000, 100 by default.")];
+const MATCHING: &[Parameter] = &[KIND, MESSAGE, COLLECTION, REDACT];
+const SAMPLES: &[Parameter] = &[("after", "Milliseconds", "Only samples after this time.")];
+const LAST: &[Parameter] = &[LIMIT];
 
-const WAIT: &[(&str, &str)] = &[("wait", "Wait so long for the write to be decided, for example 10s.")];
+const WAIT: &[Parameter] = &[("wait", "Duration", "Wait so long for the write to be decided; 5min at most.")];
 
-const METRICS: &[u16] = &[200, 401, 403];
+const LIMIT: Parameter = ("limit", "Limit", "Most of them in the answer; 100 by default.");
+const KIND: Parameter = ("kind", "RefusalKind", "Only with this kind of reason.");
+const MESSAGE: Parameter = ("message", "GroupMessage", "Only with this message, as a group has it.");
+const COLLECTION: Parameter = ("collection", "Collection", "Only those that touch this collection.");
+
+// The errors of every route, of its policy and of its body come from the table of problems: here stands what follows from
+// what a route does.
+const METRICS: &[u16] = &[200];
 const PROBLEM: &[u16] = &[200, 404];
 const PROBE: &[u16] = &[200, 503];
-const READ: &[u16] = &[200, 400, 401, 403, 404, 503];
-const WRITE: &[u16] = &[200, 202, 204, 400, 401, 403, 404, 408, 409, 413, 415, 422, 503];
-const STREAM: &[u16] = &[200, 400, 401, 403, 408, 415];
-const CREATE: &[u16] = &[201, 202, 204, 400, 401, 403, 408, 409, 413, 415, 422, 503];
-const DELETE: &[u16] = &[202, 204, 400, 401, 403, 409, 422, 503];
-const STATE: &[u16] = &[200, 400, 401, 403];
-const ACT: &[u16] = &[200, 400, 401, 403, 404, 408, 409, 413, 415, 503];
+const READ: &[u16] = &[200, 404, 503];
+const ASK: &[u16] = &[200, 404, 409, 503];
+const WRITE: &[u16] = &[200, 202, 204, 404, 409, 422, 503];
+const STREAM: &[u16] = &[200];
+const CREATE: &[u16] = &[201, 202, 204, 409, 422, 503];
+const DELETE: &[u16] = &[202, 204, 409, 422, 503];
+const STATE: &[u16] = &[200];
+const ACT: &[u16] = &[200, 404, 409, 503];
 const PAGES: &[u16] = &[200];
 
 macro_rules! handler {
@@ -136,11 +145,11 @@ macro_rules! routes {
 use Body::{None as Nothing, Optional, Required, Stream};
 
 routes! {
-    POST "/v1/records/{collection}" WRITER Required("Document"), NO_QUERY, "Record", CREATE, records::create_anywhere,
+    POST "/v1/records/{collection}" WRITER Required("NewDocument"), NO_QUERY, "Record", CREATE, records::create_anywhere,
         "Create a record under a new id";
-    GET "/v1/records/{collection}" READER Nothing, LIST, "Records", READ, records::list,
+    GET "/v1/records/{collection}" READER Nothing, LIST, "Records", ASK, records::list,
         "List records in the order of their ids";
-    GET "/v1/records/{collection}/{id}" READER Nothing, NO_QUERY, "Record", READ, records::get,
+    GET "/v1/records/{collection}/{id}" READER Nothing, NO_QUERY, "Record", ASK, records::get,
         "Read a record";
     POST "/v1/records/{collection}/{id}" WRITER Required("Document"), NO_QUERY, "Record", CREATE, records::create_here,
         "Create a record; refused when it exists";
@@ -210,21 +219,21 @@ routes! {
         "What operators did, newest first";
     GET "/v1/events" READER Nothing, NO_QUERY, "text/event-stream", STATE, events::stream,
         "What happens, as server-sent events";
-    GET "/livez" PUBLIC Nothing, NO_QUERY, "application/health+json", PROBE, probes::live,
+    GET "/livez" PUBLIC Nothing, NO_QUERY, "Probe", PROBE, probes::live,
         "Alive: restart the process when this fails";
-    GET "/readyz" PUBLIC Nothing, NO_QUERY, "application/health+json", PROBE, probes::ready,
+    GET "/readyz" PUBLIC Nothing, NO_QUERY, "Probe", PROBE, probes::ready,
         "Ready: a write can be durably accepted";
-    GET "/startedz" PUBLIC Nothing, NO_QUERY, "application/health+json", PAGES, probes::started,
+    GET "/startedz" PUBLIC Nothing, NO_QUERY, "Probe", PAGES, probes::started,
         "Started: the log is open";
-    GET "/health" PUBLIC Nothing, NO_QUERY, "application/health+json", PROBE, probes::health,
+    GET "/health" PUBLIC Nothing, NO_QUERY, "Health", PROBE, probes::health,
         "Health of every component";
-    GET "/metrics" READER Nothing, NO_QUERY, "text/plain", METRICS, probes::metrics,
+    GET "/metrics" READER Nothing, NO_QUERY, "text/plain,application/openmetrics-text", METRICS, probes::metrics,
         "Metrics for Prometheus";
     GET "/" PUBLIC Nothing, NO_QUERY, "text/html", PAGES, dashboard::page,
         "The dashboard";
-    GET "/dashboard/{name}" PUBLIC Nothing, NO_QUERY, "text/plain", PROBLEM, dashboard::file,
+    GET "/dashboard/{name}" PUBLIC Nothing, NO_QUERY, "text/css,text/javascript,image/svg+xml", PROBLEM, dashboard::file,
         "What the dashboard is made of";
-    GET "/openapi.json" PUBLIC Nothing, NO_QUERY, "application/json", PAGES, docs::openapi,
+    GET "/openapi.json" PUBLIC Nothing, NO_QUERY, "OpenApi", PAGES, docs::openapi,
         "This interface as an OpenAPI document";
     GET "/docs" PUBLIC Nothing, NO_QUERY, "text/html", PAGES, docs::page,
         "This interface as a page";
