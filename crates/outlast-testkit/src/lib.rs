@@ -21,3 +21,4 @@ pub mod terminal;
 
 pub mod history;
 pub mod process;
+pub mod schemathesis;

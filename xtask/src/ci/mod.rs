@@ -190,6 +190,9 @@ fn tests() -> Result<Done> {
     if !outlast_testkit::browser::is_installed() {
         missing.push("Chromium, Node.js or npm");
     }
+    if !outlast_testkit::schemathesis::is_possible() {
+        missing.push("Python with venv");
+    }
     let searched = std::env::var_os("PATH").unwrap_or_default();
     let found = |program: &&str| std::env::split_paths(&searched).any(|path| path.join(program).is_file());
     missing.extend(["promtool", "systemd-analyze", "kubectl"].into_iter().filter(|program| !found(program)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use outlast::outage::Outage;
 use outlast::status::Status;
 use reqwest::Method;
-use reqwest::header::HeaderMap;
+use reqwest::header::{AUTHORIZATION, HeaderMap};
 use serde_json::{Value, json};
 
 use super::until;
@@ -70,8 +70,19 @@ pub struct Api {
 
 impl Api {
     pub fn new(url: String) -> Self {
+        Self::with_headers(url, HeaderMap::new())
+    }
+
+    /// With a token for every request.
+    pub fn bearing(url: String, token: &str) -> Self {
+        let bearer = format!("Bearer {token}").parse().unwrap();
+        Self::with_headers(url, HeaderMap::from_iter([(AUTHORIZATION, bearer)]))
+    }
+
+    fn with_headers(url: String, headers: HeaderMap) -> Self {
         let client = reqwest::Client::builder()
             .no_proxy()
+            .default_headers(headers)
             .retry(reqwest::retry::never())
             .timeout(Duration::from_mins(2))
             .build()
