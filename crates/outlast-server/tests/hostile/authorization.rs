@@ -121,20 +121,25 @@ fn written_differently(path: &str) -> Vec<String> {
     let first = path.chars().nth(1).unwrap();
     let encoded = format!("/%{:02X}{}", first as u32, &path[2..]);
     let last = path.rfind('/').unwrap();
-    vec![
+    let (parent, name) = (&path[..last], &path[last + 1..]);
+    // A slash that is no slash; the first one of a path must be one.
+    let slashes = ["%2f", "%2F", "%252f", "/%2f"].into_iter().filter(|_| last > 0);
+    let mut paths: Vec<String> = slashes.map(|slash| format!("{parent}{slash}{name}")).collect();
+    paths.extend([
         format!("/{path}"),
         format!("{path}/"),
-        format!("{}//{}", &path[..last], &path[last + 1..]),
+        format!("{parent}//{name}"),
         format!("/.{path}"),
         format!("/x/..{path}"),
         format!("/livez/..{path}"),
         format!("/livez%2f..{path}"),
         format!("{path}%00"),
         format!("{path};a=b"),
-        format!("{}\\{}", &path[..last], &path[last + 1..]),
+        format!("{parent}\\{name}"),
         path.to_uppercase(),
         encoded,
-    ]
+    ]);
+    paths
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
