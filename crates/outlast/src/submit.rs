@@ -1,6 +1,7 @@
 //! The only way in for writes, also while the database is healthy.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outlast_log::{AppendError, Failure, Sequence, Ticket};
