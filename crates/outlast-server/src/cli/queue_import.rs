@@ -106,7 +106,9 @@ fn check(mut file: &File) -> Result<Checked, Failure> {
         let exported = parse(&line).map_err(wrong)?;
         if exported.redacted {
             let id = exported.id;
-            return Err(wrong(format!("values of write {id} are hidden (privacy.redact): export with --unredacted")));
+            return Err(wrong(format!(
+                "values of write {id} are hidden (privacy.redact): export with --unredacted"
+            )));
         }
         let operations: Result<Vec<Operation>, _> = serde_json::from_str(exported.operations.get());
         let operations = operations.map_err(|error| wrong(error.to_string()))?;

@@ -58,7 +58,7 @@ impl View {
 
 /// Whether hidden values are asked for: that is noted, whoever asks.
 pub(super) fn is_off(route: &Route, call: &Call) -> bool {
-    route.query.iter().any(|(name, _)| *name == PARAMETER)
+    route.query.iter().any(|(name, ..)| *name == PARAMETER)
         && !call.app.outlast.options().redact.is_empty()
         && call.query().iter().any(|(name, value)| name == PARAMETER && value == OFF)
 }

@@ -36,6 +36,8 @@ pub struct Temper {
     pub request_lost: f64,
     /// The share of answers that never arrive.
     pub answer_lost: f64,
+    /// The share of batches that do not wait for one of their lane that was sent before them.
+    pub overtakes: f64,
     /// The share of transactions that conflict with another.
     pub conflict: f64,
     /// Records about which it refuses everything, and whether another attempt may succeed.
@@ -53,6 +55,7 @@ impl Default for Temper {
             late: 0.0,
             request_lost: 0.0,
             answer_lost: 0.0,
+            overtakes: 0.0,
             conflict: 0.0,
             refuses: BTreeMap::new(),
             refuses_all: false,
@@ -284,7 +287,7 @@ impl State {
         happens
     }
 
-    /// Notes a batch; tells its number, and whether it will wait for its turn or, as the dice have it, may overtake.
+    /// Notes a batch; tells its number, and whether it will wait for its turn.
     fn send(&mut self, rows: &[(LaneId, Position)]) -> (u64, bool) {
         self.batches += 1;
         let lanes: Vec<LaneId> = rows.iter().map(|(lane, _)| lane.clone()).collect();
@@ -293,7 +296,8 @@ impl State {
             self.count(if ahead { "sent ahead" } else { "batches at once" });
         }
         self.under_way.push(UnderWay { number: self.batches, lanes, done: false });
-        (self.batches, self.dice.bool())
+        let waits = self.dice.f64() >= self.temper.overtakes;
+        (self.batches, waits)
     }
 
     fn is_behind(&self, number: u64) -> bool {

@@ -50,7 +50,13 @@ impl Drainer {
                     landed = poll_once(&mut flight).await;
                 }
                 (None, Some(next)) => {
-                    turn = Some(Instant::now());
+                    let now = Instant::now();
+                    turn = Some(now);
+                    match self.core.throttle() {
+                        // The limit came when this one was under way already.
+                        Some(_) => self.allowance.0 -= next.part.len() as f64,
+                        None => self.allowance = (0.0, now),
+                    }
                     self.see_outage_end();
                     Ahead { part, flight, landed } = next;
                 }

@@ -49,6 +49,11 @@ impl Part {
         self.batch
     }
 
+    /// Writes in it.
+    pub(super) fn len(&self) -> usize {
+        self.batch.len() + self.rest.len()
+    }
+
     /// Whether its one transaction is all of it.
     pub(super) fn is_whole(&self) -> bool {
         self.rest.is_empty()

@@ -80,8 +80,8 @@ fn a_record(dice: &mut fastrand::Rng) -> String {
 /// Nothing is wrong with the connection any more.
 pub fn fair(story: &Story) {
     story.database.temper(|temper| {
-        let Temper { refuses, refuses_all, .. } = temper.clone();
-        *temper = Temper { refuses, refuses_all, ..Temper::default() };
+        let Temper { refuses, refuses_all, overtakes, .. } = temper.clone();
+        *temper = Temper { refuses, refuses_all, overtakes, ..Temper::default() };
     });
 }
 

@@ -59,6 +59,7 @@ impl Story {
     pub fn begin(seed: u64, aloud: bool) -> Self {
         let trace = Trace::begin(aloud);
         let database = SimulatedDatabase::new(seed, trace.clone());
+        database.temper(|temper| temper.overtakes = 0.5);
         Self { seed, trace, history: Arc::default(), database, facts: Arc::default() }
     }
 
