@@ -13,7 +13,7 @@ use crate::clock::{now_ms, rfc3339};
 use crate::core::Core;
 use crate::database::{Database, DatabaseError, ListQuery};
 use crate::drainer::{Command, CommandKind, Room, STEP_LETTERS_MAX};
-use crate::error::Error;
+use crate::error::{Error, Invalid};
 use crate::event::Event;
 use crate::health::{HealthManager, Monitor};
 use crate::open::{OpenError, open};
@@ -355,9 +355,16 @@ impl Outlast {
     /// it was.
     ///
     /// # Errors
-    /// `Invalid` and `TooLarge` for what a new write may not be either, and when it would write to other records;
+    /// `Invalid` and `TooLarge` for what a new write may not be either, when it would write to other records, and when it
+    /// has marks where values are hidden;
     /// `NotFound`; `Conflict` while the position in the database is not known.
     pub async fn edit_dead_letter(&self, id: WriteId, operations: Vec<Operation>) -> Result<(), Error> {
+        if let Some(field) = self.core.options.redact.marked(&operations) {
+            return Err(Error::Invalid(Invalid::new(format!(
+                "\"{field}\" has the mark of a hidden value (privacy.redact) for its value: nothing was changed; look at \
+                 the letter with all its values (redact=false), and send those"
+            ))));
+        }
         let core = self.core.clone();
         let letter = blocking(move || core.dead.read(id)).await?;
         let write = letter.write.edited(operations)?;

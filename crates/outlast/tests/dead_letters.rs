@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{PATIENT, World, create, drained, id_of, patch, put};
+use outlast::redact::{MARK, Redaction};
 use outlast::status::DeadFilter;
 use outlast::{Error, Fate, Operation, Outcome, Outlast, Refusal, RefusalKind, Wait, WriteId};
 use outlast_testkit::eventually;
@@ -122,6 +123,22 @@ async fn an_edit_is_held_to_the_rules_of_a_new_write_and_to_its_records() {
         .unwrap();
     drained(&outlast).await;
     assert_eq!(world.get("users", "1").await.unwrap(), r#"{"a":1,"b":2}"#);
+    end(outlast).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_never_stores_the_mark_of_a_hidden_value() {
+    let mut world = world();
+    world.options.redact = Redaction::new(["pin"]).unwrap();
+    let outlast = world.open().await;
+    let id = bury(&world, &outlast, &[("1", r#"{"pin":"4711","n":1}"#)]).await[0];
+    let shown = put("users", "1", &format!(r#"{{"pin":"{MARK}","n":2}}"#)).operations().to_vec();
+    let refused = outlast.edit_dead_letter(id, shown).await.unwrap_err();
+    assert!(matches!(&refused, Error::Invalid(_)) && refused.to_string().contains("\"pin\""), "{refused}");
+    let whole = put("users", "1", r#"{"pin":"4711","n":2}"#).operations().to_vec();
+    outlast.edit_dead_letter(id, whole).await.unwrap();
+    drained(&outlast).await;
+    assert_eq!(world.get("users", "1").await.unwrap(), r#"{"n":2,"pin":"4711"}"#);
     end(outlast).await;
 }
 

@@ -82,8 +82,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn before(mut exporter: SpanExporter, resource: Resource, counts: Counts) -> (Self, Export) {
-        exporter.set_resource(&resource);
+    pub(super) fn before(mut exporter: SpanExporter, resource: &Resource, counts: Counts) -> (Self, Export) {
+        exporter.set_resource(resource);
         let (waiting, spans) = mpsc::channel(WAITING_MAX);
         (Self { waiting, counts: counts.clone() }, Export { exporter, spans, counts })
     }

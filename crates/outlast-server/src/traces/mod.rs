@@ -61,7 +61,7 @@ impl Traces {
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
         let counts = Counts::default();
-        let (queue, export) = Queue::before(exporter, resource.clone(), counts.clone());
+        let (queue, export) = Queue::before(exporter, &resource, counts.clone());
         let ratio = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)));
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)

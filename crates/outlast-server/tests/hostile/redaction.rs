@@ -52,8 +52,8 @@ fn nasty_table(path: &Path) {
 async fn receiver() -> (String, Arc<Mutex<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let heard = Arc::new(Mutex::new(String::new()));
-    let keeping = Arc::clone(&heard);
+    let caught = Arc::new(Mutex::new(String::new()));
+    let keeping = Arc::clone(&caught);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let (mut text, mut buffer) = (String::new(), vec![0; 1 << 16]);
@@ -71,7 +71,7 @@ async fn receiver() -> (String, Arc<Mutex<String>>) {
             let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
         }
     });
-    (url, heard)
+    (url, caught)
 }
 
 /// Everything that comes on the stream of events.
@@ -79,15 +79,15 @@ async fn listen(to: SocketAddr) -> Arc<Mutex<String>> {
     let mut stream = TcpStream::connect(to).await.unwrap();
     let head = format!("GET /v1/events HTTP/1.1\r\nhost: {to}\r\nauthorization: Bearer reader\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
-    let heard = Arc::new(Mutex::new(String::new()));
-    let keeping = Arc::clone(&heard);
+    let caught = Arc::new(Mutex::new(String::new()));
+    let keeping = Arc::clone(&caught);
     tokio::spawn(async move {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(count @ 1..) = stream.read(&mut buffer).await {
             keeping.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
     });
-    heard
+    caught
 }
 
 struct World {
