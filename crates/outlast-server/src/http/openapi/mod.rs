@@ -182,7 +182,9 @@ mod tests {
             }
             for (name, part) in schema.as_object().into_iter().flatten() {
                 if let Some(list) = part.as_array() {
-                    list.iter().for_each(|part| look(&format!("{at}/{name}"), part));
+                    for part in list {
+                        look(&format!("{at}/{name}"), part);
+                    }
                 }
                 look(&format!("{at}/{name}"), part);
             }
