@@ -84,7 +84,12 @@ async fn world(route: &Route) -> Server {
         }
         (_, path) if path.starts_with("/v1/dead-letters/{id}") => {
             server.database.judge(|_| Some((Refusal::new(RefusalKind::Constraint, "too young"), false)));
-            put(&server, "respond-async").await;
+            // The records of the example: an edited write keeps its own.
+            let body = r#"{"operations":[{"op":"put","collection":"person","id":"ann","data":{}},
+                {"op":"delete","collection":"visit","id":"ann-3"}]}"#;
+            let reply =
+                server.send("POST", "/v1/transactions", &[JSON, ("prefer", "respond-async")], body).await;
+            assert_eq!((reply.status, reply.header("write-id")), (202, "1-1"), "{reply:?}");
             until(&server, "it is dead", |status| status.accounting.dead == 1).await;
             server.database.acquit();
         }
