@@ -122,7 +122,9 @@ async fn retry_all(story: &Story, outlast: &Outlast) {
         return;
     }
     story.trace.note(format_args!("operator: retry {} letters", ids.len()));
-    letters.iter().for_each(|letter| goes_to_the_end(story, letter));
+    for letter in &letters {
+        goes_to_the_end(story, letter);
+    }
     match outlast.retry_dead_letters(&ids).await {
         Ok(step) => {
             story.trace.note(format_args!("operator: {step:?}"));

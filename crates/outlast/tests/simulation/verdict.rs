@@ -124,7 +124,9 @@ fn edits(story: &Story, content: &Content) {
         }
     }
     drop(facts);
-    wrong.into_iter().for_each(|what| story.violation(what));
+    for what in wrong {
+        story.violation(what);
+    }
 }
 
 /// What receipts say is so.
