@@ -10,6 +10,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,10 +50,26 @@ fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         if path.is_dir() {
             all.extend(files(&path));
         } else {
-            all.insert(path.clone(), fs::read(&path).unwrap());
+            match fs::read(&path) {
+                Ok(bytes) => drop(all.insert(path, bytes)),
+                // The log has put another one in its place meanwhile.
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
+            }
         }
     }
     all
+}
+
+/// A copy from a moment in which no file was put in the place of another.
+fn still(directory: &Path) -> TempDir {
+    loop {
+        let before: Vec<PathBuf> = files(directory).into_keys().collect();
+        let there = tempfile::tempdir().unwrap();
+        copy(directory, there.path());
+        if files(directory).into_keys().eq(before) {
+            return there;
+        }
+    }
 }
 
 fn holds(bytes: &[u8], text: &str) -> bool {
@@ -98,8 +115,7 @@ fn what_is_encrypted_reads_back_and_stands_in_no_file() {
             wait_until("something is compressed", || files(directory.path()).keys().any(compressed));
         }
         // As a killed process leaves it, and as a closed one does; with sidecars and without.
-        let killed = tempfile::tempdir().unwrap();
-        copy(directory.path(), killed.path());
+        let killed = still(directory.path());
         log.close().unwrap();
         let scanned = tempfile::tempdir().unwrap();
         copy(directory.path(), scanned.path());
