@@ -136,8 +136,10 @@ async fn a_transaction_is_linked_to_the_request_over_an_outage_and_a_restart() {
     eventually("the span of the request", || !collector.spans(name).is_empty()).await;
     assert!(collector.applied().is_empty());
 
-    process.restart();
+    // While nobody has made another one in its place, whose journal it would find.
+    process.kill();
     std::fs::rename(&away, &database).unwrap();
+    process.restart();
     eventually("the span of the transaction", || !collector.applied().is_empty()).await;
     let (requests, applied) = (collector.spans(name), collector.applied());
     assert_eq!((requests.len(), applied.len()), (1, 1), "{requests:?} {applied:?}");

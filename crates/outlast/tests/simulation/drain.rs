@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::machine::Machine;
 use crate::world;
 
-const WRITES: u64 = 20_000;
+const WRITES: u64 = 30_000;
 /// From here on the rates that an estimate rests on are known.
 const STEADY_AFTER: Duration = Duration::from_secs(4);
 /// How far an estimate may be off, and the whole seconds to which it is rounded.
