@@ -233,7 +233,7 @@ fn simulation() -> Result<Done> {
     Ok(Done::Whole)
 }
 
-/// Half a minute. The whole world takes minutes and 2 GiB; so does `--every-break`: both by hand, when the protocol or
+/// More than a minute. The whole world takes many minutes and 6 GiB or more, `--every-break` minutes: both by hand, when the protocol or
 /// its model has changed.
 fn model() -> Result<Done> {
     let explore = |arguments: &[&str]| {
