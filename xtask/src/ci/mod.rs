@@ -233,8 +233,8 @@ fn simulation() -> Result<Done> {
     Ok(Done::Whole)
 }
 
-/// More than a minute. The whole world takes many minutes and 6 GiB or more, `--every-break` minutes: both by hand, when the protocol or
-/// its model has changed.
+/// More than a minute. The whole world takes many minutes and 6 GiB or more, `--every-break` minutes: both by hand, when
+/// the protocol or its model has changed.
 fn model() -> Result<Done> {
     let explore = |arguments: &[&str]| {
         let mut python = Command::new("python3");
