@@ -113,7 +113,7 @@ impl<'a> Block<'a> {
             statements: Vec::new(),
             create_collections: target.create_collections,
         };
-        builder.begin(target, items.len())?;
+        builder.begin(target)?;
         let running = || items.iter().zip(claims).enumerate();
         if mode == Mode::Commit {
             let keyed = running().filter(|(_, (_, claim))| **claim == Claim::Run).map(|(_, (item, _))| item);
@@ -237,18 +237,9 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         Ok(())
     }
 
-    /// A batch may have been sent ahead, and then waits for its turn. A single write is not worth another statement's
-    /// time: should it come too early, it is sent again.
-    fn begin(&mut self, target: Target<'_>, writes: usize) -> Result<(), Stop> {
-        let flight = &mut self.block.flight;
-        let begun = match target.rows {
-            [(lane, _)] if writes > 1 => target.limits.begin_behind(flight, lane.as_str()),
-            _ => target.limits.begin(flight),
-        };
-        begun.map_err(Stop::TooLarge)?;
-        self.block.sources.push(Source::Begin);
-        // Which touches the row, if it has to wait.
-        self.block.sources.push(Source::Position);
+    fn begin(&mut self, target: Target<'_>) -> Result<(), Stop> {
+        target.limits.begin_batch(&mut self.block.flight).map_err(Stop::TooLarge)?;
+        self.block.sources.extend([Source::Begin; 2]);
         for (lane, Position { sequence, generation, owner }) in target.rows {
             let [next, sequence, generation] =
                 [target.next.as_u64(), sequence.0.as_u64(), *generation].map(|number| number.to_string());

@@ -5,11 +5,11 @@ use outlast::database::DatabaseError;
 use crate::connection::Connection;
 use crate::fault::Meaning;
 use crate::flight::{Flight, Landing};
-use crate::limits::Limits;
+use crate::limits::{Limits, settings};
 use crate::position::trouble;
 
 /// In this order. Each can be run again.
-const DEFINITIONS: [&str; 5] = [
+const DEFINITIONS: [&str; 7] = [
     // Room on the page for the next version of a row that changes with every batch.
     "CREATE TABLE IF NOT EXISTS outlast_position (lane text COLLATE \"C\" PRIMARY KEY, sequence bigint NOT NULL, \
      generation bigint NOT NULL, owner text NOT NULL) WITH (fillfactor = 50)",
@@ -20,6 +20,21 @@ const DEFINITIONS: [&str; 5] = [
     "CREATE OR REPLACE FUNCTION outlast_expect(met bigint, needed bigint) RETURNS boolean LANGUAGE plpgsql AS $f$ \
      BEGIN IF met IS DISTINCT FROM needed THEN RAISE EXCEPTION USING ERRCODE = 'OL001', \
      MESSAGE = format('%s of %s rows', met, needed); END IF; RETURN true; END $f$",
+    // Begins a batch.
+    concat!(
+        "CREATE OR REPLACE FUNCTION outlast_limits(text, text, text) RETURNS void LANGUAGE plpgsql AS $f$ \
+         BEGIN PERFORM ",
+        settings!(),
+        "; END $f$"
+    ),
+    // Takes a lane's position from what was expected ($3 to $5) to $2. It waits for whoever has the row, and only then
+    // looks: a statement that looks for a row with certain values does not wait for one that is about to have them.
+    "CREATE OR REPLACE FUNCTION outlast_advance(text, bigint, bigint, bigint, text) RETURNS void LANGUAGE plpgsql AS $f$ \
+     BEGIN PERFORM FROM outlast_position WHERE lane = $1 FOR UPDATE; \
+     UPDATE outlast_position SET sequence = $2 \
+     WHERE lane = $1 AND sequence = $3 AND generation = $4 AND owner = $5; \
+     IF NOT FOUND THEN RAISE EXCEPTION USING ERRCODE = 'OL001', MESSAGE = 'the position is another one'; END IF; \
+     END $f$",
     // JSON merge patch, RFC 7396.
     "CREATE OR REPLACE FUNCTION outlast_merge(target jsonb, patch jsonb) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $f$ \
      DECLARE merged jsonb; member text; content jsonb; \
@@ -32,8 +47,10 @@ const DEFINITIONS: [&str; 5] = [
      ELSE merged := merged || jsonb_build_object(member, content); END IF; END LOOP; RETURN merged; END $f$",
 ];
 
-/// Fails when a table is missing, and tells whether both functions are there.
+/// Fails when a table is missing, and tells whether all functions are there.
 const LOOK: &str = "SELECT to_regprocedure('outlast_expect(bigint,bigint)') IS NOT NULL \
+     AND to_regprocedure('outlast_limits(text,text,text)') IS NOT NULL \
+     AND to_regprocedure('outlast_advance(text,bigint,bigint,bigint,text)') IS NOT NULL \
      AND to_regprocedure('outlast_merge(jsonb,jsonb)') IS NOT NULL, \
      (SELECT sequence FROM outlast_position LIMIT 1), (SELECT at FROM outlast_keys LIMIT 1)";
 

@@ -4,7 +4,7 @@ use fallible_iterator::FallibleIterator;
 use outlast::RefusalKind;
 use postgres_protocol::message::backend::ErrorFields;
 
-/// The code that `outlast_expect` raises: a statement met fewer rows than it had to.
+/// The code that our functions raise: a statement met fewer rows than it had to.
 pub(crate) const EXPECTED: &str = "OL001";
 
 /// An error of the server.

@@ -38,8 +38,8 @@
 //! What cannot be held exactly is refused: U+0000, `-0` and numbers of more than a thousand digits at the door; what a
 //! column would round, at the door too once the table is known.
 //!
-//! Outlast's own are the tables `outlast_position` and `outlast_keys` and the functions `outlast_expect` and
-//! `outlast_merge`; the account needs SELECT, INSERT, UPDATE and DELETE on these tables, and CREATE on the schema if it
+//! Outlast's own are the tables `outlast_position` and `outlast_keys` and the functions `outlast_limits`,
+//! `outlast_advance`, `outlast_expect` and `outlast_merge`; the account needs SELECT, INSERT, UPDATE and DELETE on these tables, and CREATE on the schema if it
 //! is to make them.
 //!
 //! Tested against PostgreSQL 15. Not spoken: Unix sockets, client certificates, GSSAPI.

@@ -10,12 +10,18 @@ use crate::flight::Flight;
 const OWN_SHARE: f64 = 0.8;
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
-/// What is set for one transaction; `$1` to `$3` are its time limits.
-const SETTINGS: &str = "set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), \
-     set_config('idle_in_transaction_session_timeout', $3, true), \
-     set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true), \
-     set_config('extra_float_digits', '1', true), set_config('tcp_keepalives_idle', '10', true), \
-     set_config('tcp_keepalives_interval', '5', true), set_config('tcp_keepalives_count', '3', true)";
+/// What is set for one transaction; `$1` to `$3` are its time limits. Also the body of a function, which the server need
+/// not read anew for each batch.
+macro_rules! settings {
+    () => {
+        "set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), \
+         set_config('idle_in_transaction_session_timeout', $3, true), \
+         set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), true), \
+         set_config('extra_float_digits', '1', true), set_config('tcp_keepalives_idle', '10', true), \
+         set_config('tcp_keepalives_interval', '5', true), set_config('tcp_keepalives_count', '3', true)"
+    };
+}
+pub(crate) use settings;
 
 /// The time limits of one transaction.
 #[derive(Debug, Clone, Copy)]
@@ -36,32 +42,24 @@ impl Limits {
     /// # Errors
     /// As [`Flight::add`].
     pub(crate) fn begin(&self, flight: &mut Flight) -> Result<(), String> {
-        let [statement, lock, idle] = self.settings();
-        flight.add(BEGIN, &[])?;
-        flight.add(&format!("SELECT {SETTINGS}"), &[Some(&statement), Some(&lock), Some(&idle)])
+        self.begin_with(flight, concat!("SELECT ", settings!()))
     }
 
-    /// The same, and waits until nobody else has the row of this lane: what follows sees what they have left there. A
-    /// statement that looks for a row with certain values does not wait for one that is about to have them.
+    /// The same by a function of our own, which costs less: where that is known to be there.
     ///
     /// # Errors
     /// As [`Flight::add`].
-    pub(crate) fn begin_behind(&self, flight: &mut Flight, lane: &str) -> Result<(), String> {
-        let [statement, lock, idle] = self.settings();
-        flight.add(BEGIN, &[])?;
-        flight.add(
-            &format!(
-                "SELECT {SETTINGS}, (SELECT sequence FROM outlast_position WHERE lane = $4::text FOR UPDATE)"
-            ),
-            &[Some(&statement), Some(&lock), Some(&idle), Some(lane)],
-        )
+    pub(crate) fn begin_batch(&self, flight: &mut Flight) -> Result<(), String> {
+        self.begin_with(flight, "SELECT outlast_limits($1, $2, $3)")
     }
 
-    /// The longest that a statement, a wait for a lock and a pause between two statements may take.
-    fn settings(&self) -> [String; 3] {
+    fn begin_with(&self, flight: &mut Flight, settings: &str) -> Result<(), String> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let share = left.mul_f64(OWN_SHARE);
-        [share, self.lock_timeout.min(share), left].map(milliseconds)
+        // The longest that a statement, a wait for a lock and a pause between two statements may take.
+        let [statement, lock, idle] = [share, self.lock_timeout.min(share), left].map(milliseconds);
+        flight.add(BEGIN, &[])?;
+        flight.add(settings, &[Some(&statement), Some(&lock), Some(&idle)])
     }
 
     /// A transaction of this one statement.

@@ -15,9 +15,7 @@ const AGE_SECONDS_MAX: u64 = 3_155_760_000;
 
 /// Takes the position from what was expected to `next`, or fails with [`crate::fault::EXPECTED`]. It locks the row, so
 /// that of two batches or take-overs only one goes on.
-pub(crate) const ADVANCE: &str = "WITH moved AS (UPDATE outlast_position SET sequence = $2::bigint WHERE lane = $1::text AND \
-     sequence = $3::bigint AND generation = $4::bigint AND owner = $5::text RETURNING 1) \
-     SELECT outlast_expect((SELECT count(*) FROM moved), 1)";
+pub(crate) const ADVANCE: &str = "SELECT outlast_advance($1, $2, $3, $4, $5)";
 
 /// Runs one statement, within the server's own limits, that changes nothing, or whose outcome does not matter when it
 /// fails.

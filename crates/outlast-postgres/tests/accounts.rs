@@ -62,6 +62,8 @@ async fn what_an_account_may_not_make_is_named_with_the_statements_to_run() {
         "CREATE TABLE IF NOT EXISTS outlast_position",
         "outlast_keys",
         "outlast_expect",
+        "outlast_limits",
+        "outlast_advance",
         "outlast_merge",
         "GRANT",
     ] {
@@ -126,7 +128,9 @@ async fn tables_of_ours_that_are_gone_are_an_outage_until_a_probe_makes_them_aga
     let position = db.take_over().await;
     let keyed = put("a", "1", "{}").with_idempotency_key("k").unwrap();
     let batch = items(&position, vec![keyed, create("b", "1", "{}")]);
-    for lost in ["TABLE outlast_keys", "FUNCTION outlast_expect"] {
+    for lost in
+        ["TABLE outlast_keys", "FUNCTION outlast_expect", "FUNCTION outlast_limits", "FUNCTION outlast_advance"]
+    {
         db.query(&format!("DROP {lost}"));
         let applied = db.database.apply(&db.lane, &position, after(&position, 1), &batch).await;
         assert!(matches!(applied, Err(ApplyError::Unavailable(_))), "{applied:?}");

@@ -72,8 +72,9 @@ impl Shapes {
             }
             Shape::Absent => {}
         }
+        // With rows of their own (decision 0026).
         let sql = format!(
-            "CREATE TABLE \"{collection}\" (id TEXT NOT NULL PRIMARY KEY, data TEXT NOT NULL) STRICT, WITHOUT ROWID"
+            "CREATE TABLE \"{collection}\" (id TEXT NOT NULL PRIMARY KEY, data TEXT NOT NULL) STRICT"
         );
         connection.execute(&sql, []).map_err(|error| match Failure::from(error) {
             Failure::Refused { refusal, .. } => Failure::refused(RefusalKind::Schema, refusal.message),

@@ -30,18 +30,23 @@ impl Drainer {
         let mut turn = None;
         loop {
             let mut ahead = if landed.is_none() { self.send_ahead(&part)? } else { None };
-            let (answer, took) = match landed.take() {
+            let (mut answer, took) = match landed.take() {
                 Some(landed) => landed,
                 None => land(&mut flight, ahead.as_mut()).await,
             };
+            let early = part.came_early(&mut answer);
             // Waiting for its turn is not the database's slowness.
             let took = turn.take().map_or(took, |turn: Instant| took.min(turn.elapsed()));
-            let answer = part.in_its_turn(answer);
             self.note_attempt(&part, &answer, took);
             if answer.is_err()
                 && let Some(ahead) = ahead.take()
             {
                 self.recall(ahead, &answer).await?;
+            }
+            if early {
+                flight = self.send(&mut part, Duration::ZERO)?;
+                landed = poll_once(&mut flight).await;
+                continue;
             }
             match (self.answered(part, answer, took, false).await?, ahead) {
                 (Some((again, pause)), _) => {
@@ -94,7 +99,7 @@ impl Drainer {
     /// behind one that is sent in pieces.
     fn may_send_ahead(&self, part: &Part) -> bool {
         self.core.database.takes_ahead()
-            && part.is_whole()
+            && part.leads()
             && self.commands.is_empty()
             && self.deferred.is_empty()
             && self.core.options.max_age.is_none()

@@ -30,13 +30,15 @@ pub(super) struct Part {
     /// Where the lane is when all of it is decided.
     end: Sequence,
     conflicts: u32,
+    /// It is sent again after a pause.
+    pauses: bool,
     /// It was sent behind another transaction, before that one was answered.
     early: bool,
 }
 
 impl Part {
     fn new(lanes: Range<usize>, batch: Vec<Pending>, end: Sequence) -> Self {
-        Self { lanes, batch, rest: Vec::new(), end, conflicts: 0, early: false }
+        Self { lanes, batch, rest: Vec::new(), end, conflicts: 0, pauses: false, early: false }
     }
 
     /// Of the only lane, to be sent behind another one.
@@ -54,19 +56,18 @@ impl Part {
         self.batch.len() + self.rest.len()
     }
 
-    /// Whether its one transaction is all of it.
-    pub(super) fn is_whole(&self) -> bool {
-        self.rest.is_empty()
+    /// Whether another one may be sent behind it: its one transaction is all of it, and on its way.
+    pub(super) fn leads(&self) -> bool {
+        self.rest.is_empty() && !self.pauses
     }
 
-    /// An answer to what was sent early may come from a moment in which its turn had not come.
-    pub(super) fn in_its_turn(&mut self, answer: Result<Applied, ApplyError>) -> Result<Applied, ApplyError> {
-        match answer {
-            Err(ApplyError::Moved { .. }) if std::mem::take(&mut self.early) => {
-                Err(ApplyError::Conflict("it arrived before the one in front of it".to_owned()))
-            }
-            answer => answer,
+    /// Whether it was sent early and refused because its turn had not come. That can happen once.
+    pub(super) fn came_early(&mut self, answer: &mut Result<Applied, ApplyError>) -> bool {
+        let early = std::mem::take(&mut self.early);
+        if early && let Err(ApplyError::Moved { .. }) = answer {
+            *answer = Err(ApplyError::Conflict("it arrived before the one in front of it".to_owned()));
         }
+        early && matches!(answer, Err(ApplyError::Conflict(_)))
     }
 
     /// Where the lane is when the batch is committed.
@@ -195,6 +196,7 @@ impl Drainer {
         pause: Duration,
     ) -> Flight {
         part.split(self.core.database.batch_writes_max().max(1));
+        part.pauses = !pause.is_zero();
         let (database, next) = (self.core.database.clone(), part.next());
         let items: Vec<Item> = part
             .batch
