@@ -8,7 +8,8 @@ use crate::flight::{Flight, Landing};
 use crate::limits::{Limits, settings};
 use crate::position::trouble;
 
-/// In this order. Each can be run again.
+/// In this order. Each can be run again. A function that works otherwise than before needs another name: whether one is
+/// there is all that is looked at.
 const DEFINITIONS: [&str; 7] = [
     // Room on the page for the next version of a row that changes with every batch.
     "CREATE TABLE IF NOT EXISTS outlast_position (lane text COLLATE \"C\" PRIMARY KEY, sequence bigint NOT NULL, \

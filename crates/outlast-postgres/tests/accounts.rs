@@ -128,9 +128,12 @@ async fn tables_of_ours_that_are_gone_are_an_outage_until_a_probe_makes_them_aga
     let position = db.take_over().await;
     let keyed = put("a", "1", "{}").with_idempotency_key("k").unwrap();
     let batch = items(&position, vec![keyed, create("b", "1", "{}")]);
-    for lost in
-        ["TABLE outlast_keys", "FUNCTION outlast_expect", "FUNCTION outlast_limits", "FUNCTION outlast_advance"]
-    {
+    for lost in [
+        "TABLE outlast_keys",
+        "FUNCTION outlast_expect",
+        "FUNCTION outlast_limits",
+        "FUNCTION outlast_advance",
+    ] {
         db.query(&format!("DROP {lost}"));
         let applied = db.database.apply(&db.lane, &position, after(&position, 1), &batch).await;
         assert!(matches!(applied, Err(ApplyError::Unavailable(_))), "{applied:?}");

@@ -105,3 +105,18 @@ fn a_limit_on_the_rate_acts_at_once_and_so_does_lifting_it() {
         assert!(free > 500 && again > 500, "{free}, then {again}");
     });
 }
+
+#[test]
+fn a_batch_that_comes_early_does_not_make_those_behind_it_come_early() {
+    world::run(3, async {
+        let (database, outlast, _) = backlog(3).await;
+        database.temper(|temper| temper.overtakes = 0.2);
+        let times = |what| database.fired().get(what).copied().unwrap_or(0);
+        while times("sent ahead") < 300 {
+            assert!(queue(&outlast).writes > 0, "it was drained too soon to say anything");
+            sleep(Duration::from_millis(20)).await;
+        }
+        let early = times("fenced");
+        assert!(0 < early && early < 30, "of 300 batches {early} came early, where few can overtake");
+    });
+}
