@@ -10,7 +10,6 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use outlast_log::{
     Recovered, Retention, Sequence,
 };
 use outlast_testkit::disk::SimulatedDisk;
+use outlast_testkit::files;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -41,25 +41,6 @@ fn options(format: Format, encryption: Encryption) -> LogOptions {
 fn open(directory: &Path, format: Format, encryption: Encryption) -> (Log, Recovered) {
     Log::open(directory, options(format, encryption)).unwrap()
 }
-
-/// Every file, by its path.
-fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(files(&path));
-        } else {
-            match fs::read(&path) {
-                Ok(bytes) => drop(all.insert(path, bytes)),
-                // The log has put another one in its place meanwhile.
-                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound),
-            }
-        }
-    }
-    all
-}
-
 /// A copy from a moment in which no file was put in the place of another.
 fn still(directory: &Path) -> TempDir {
     loop {

@@ -7,7 +7,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use outlast_log::inspect::{Action, Contents, Finding, Inspection, ReadOnlyDisk, 
 use outlast_log::{
     Compression, Disk, Entry, Format, Log, LogOptions, MarkKind, NewEntry, RealDisk, Recovered,
 };
+use outlast_testkit::files;
 
 /// With the smallest segments.
 fn options(format: Format) -> LogOptions {
@@ -72,21 +72,6 @@ fn repair(directory: &Path) -> Vec<Action> {
     let contents = inspection.verify(&mut |_| {}).unwrap();
     inspection.repair(&contents).unwrap()
 }
-
-/// Every file with its bytes.
-fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(files(&path));
-        } else {
-            all.insert(path.clone(), fs::read(&path).unwrap());
-        }
-    }
-    all
-}
-
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);

@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use e2e::{Api, Dialect, sqlite_url};
+use outlast_testkit::files;
 use outlast_testkit::process::{Finished, OutlastProcess, Setup};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -73,20 +74,6 @@ async fn story(key_file: bool) -> TempDir {
     rename(directory.path(), "away.db", "database.db");
     directory
 }
-
-fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(files(&path));
-        } else if let Ok(bytes) = fs::read(&path) {
-            all.insert(path, bytes);
-        }
-    }
-    all
-}
-
 /// Which secrets stand in which files of the queue, compressed or not.
 fn found(directory: &Path) -> Vec<(PathBuf, &'static str)> {
     let mut found = Vec::new();

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use e2e::{Api, Dialect, sqlite_url};
+use outlast_testkit::files;
 use outlast_testkit::process::{Finished, OutlastProcess, Setup};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -113,20 +114,6 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
-
-fn files(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            all.extend(files(&path));
-        } else {
-            all.insert(path.clone(), fs::read(&path).unwrap());
-        }
-    }
-    all
-}
-
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);

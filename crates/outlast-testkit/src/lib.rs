@@ -3,11 +3,13 @@
 pub mod browser;
 pub mod disk;
 pub mod faulty;
+mod files;
 pub mod simulated;
 mod wait;
 
 mod rounds;
 
+pub use files::files;
 pub use rounds::{minutes, rounds};
 pub use wait::{eventually, found, seeds};
 
