@@ -76,7 +76,8 @@ pub(crate) struct Core {
 
 #[derive(Debug, Default)]
 struct Rates {
-    applied: Rate,
+    /// What was accepted and waits no more, whatever became of it.
+    settled: Rate,
     accepted: Rate,
     sampled: Option<Instant>,
 }
@@ -288,25 +289,25 @@ impl Core {
             return;
         }
         rates.sampled = Some(now);
-        rates.applied.note(terms.applied, now);
+        rates.settled.note(terms.accepted.saturating_sub(terms.pending), now);
         rates.accepted.note(terms.accepted, now);
     }
 
     pub(crate) fn reset_rates(&self) {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.applied.reset();
+        rates.settled.reset();
         rates.accepted.reset();
         rates.sampled = None;
     }
 
     fn drain_rate(&self) -> f64 {
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner).applied.per_second()
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner).settled.per_second()
     }
 
     /// Writes per second by which the queue grows (negative: shrinks).
     fn growth(&self) -> f64 {
         let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.accepted.per_second() - rates.applied.per_second()
+        rates.accepted.per_second() - rates.settled.per_second()
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -208,7 +208,7 @@ pub struct QueueStatus {
     pub bytes_max: u64,
     /// Age of the oldest waiting write in seconds; 0 when none waits.
     pub oldest_age_seconds: f64,
-    /// Writes applied per second lately, while draining.
+    /// Writes per second that left the queue lately, applied or refused, while draining.
     pub drain_rate: f64,
     /// Estimated seconds until nothing waits; `None` while nobody can tell.
     pub drain_eta_seconds: Option<u64>,

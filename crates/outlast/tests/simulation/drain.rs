@@ -21,7 +21,7 @@ const TOLERANCE: f64 = 0.3;
 const ROUNDING: Duration = Duration::from_secs(1);
 
 /// A queue with a backlog, and a database that was away and comes back.
-async fn backlog(seed: u64) -> (SimulatedDatabase, Outlast, WriteId) {
+async fn backlog(seed: u64, writes: u64) -> (SimulatedDatabase, Outlast, WriteId) {
     let database = SimulatedDatabase::new(seed, Trace::begin(false));
     database.temper(|temper| {
         temper.up = false;
@@ -35,7 +35,7 @@ async fn backlog(seed: u64) -> (SimulatedDatabase, Outlast, WriteId) {
         let outlast = outlast.clone();
         writers.spawn(async move {
             let mut last = None;
-            for number in 0..WRITES / 100 {
+            for number in 0..writes / 100 {
                 let id = format!("{writer}-{number}").parse().unwrap();
                 let data = Document::parse("{}").unwrap();
                 let write = Write::put("documents".parse().unwrap(), id, data);
@@ -49,7 +49,7 @@ async fn backlog(seed: u64) -> (SimulatedDatabase, Outlast, WriteId) {
     }
     let last = writers.join_all().await.into_iter().flatten().max().unwrap();
     database.temper(|temper| temper.up = true);
-    while outlast.status().accounting.applied == 0 {
+    while queue(&outlast).writes == writes {
         sleep(Duration::from_millis(20)).await;
     }
     (database, outlast, last)
@@ -61,8 +61,26 @@ fn queue(outlast: &Outlast) -> QueueStatus {
 
 #[test]
 fn in_a_steady_drain_the_estimate_is_within_30_percent() {
-    world::run(1, async {
-        let (_database, outlast, last) = backlog(1).await;
+    estimates_hold(1, WRITES, false);
+}
+
+#[test]
+fn the_estimate_holds_also_when_the_database_refuses_most() {
+    estimates_hold(4, 3000, true);
+}
+
+fn estimates_hold(seed: u64, writes: u64, refusing: bool) {
+    world::run(seed, async {
+        let (database, outlast, last) = backlog(seed, writes).await;
+        if refusing {
+            // Of ten writers nine.
+            let ids = (0..100).filter(|writer| writer % 10 > 0);
+            let ids =
+                ids.flat_map(|writer| (0..writes / 100).map(move |number| format!("{writer}-{number}")));
+            database.temper(|temper| temper.refuses = ids.map(|id| (id, false)).collect());
+            // A rate looks back ten seconds, and it took some before.
+            sleep(2 * STEADY_AFTER).await;
+        }
         let mut estimates = Vec::new();
         sleep(STEADY_AFTER).await;
         while queue(&outlast).writes > 0 {
@@ -87,7 +105,7 @@ fn in_a_steady_drain_the_estimate_is_within_30_percent() {
 #[test]
 fn a_limit_on_the_rate_acts_at_once_and_so_does_lifting_it() {
     world::run(2, async {
-        let (_database, outlast, _) = backlog(2).await;
+        let (_database, outlast, _) = backlog(2, WRITES).await;
         let in_a_second = async || {
             let before = outlast.status().accounting.applied;
             sleep(Duration::from_secs(1)).await;
@@ -109,7 +127,7 @@ fn a_limit_on_the_rate_acts_at_once_and_so_does_lifting_it() {
 #[test]
 fn a_batch_that_comes_early_does_not_make_those_behind_it_come_early() {
     world::run(3, async {
-        let (database, outlast, _) = backlog(3).await;
+        let (database, outlast, _) = backlog(3, WRITES).await;
         database.temper(|temper| temper.overtakes = 0.2);
         let times = |what| database.fired().get(what).copied().unwrap_or(0);
         while times("sent ahead") < 300 {
