@@ -34,7 +34,7 @@ const NICENESS: i32 = 15;
 const SYNC_BYTES: u64 = 128 * 1024;
 /// For so long the committer has disk and processor to itself after each block, while it syncs and there is time: in a
 /// burst compressing goes slowly, and catches up behind it.
-const BREATHER: Duration = Duration::from_millis(25);
+const BREATHER: Duration = Duration::from_millis(250);
 /// There is no more time when so many segments wait.
 const WAITING_MAX: usize = 8;
 

@@ -59,14 +59,15 @@ pub(super) fn measure(settings: &Settings) -> Result<Section> {
             Table::compare(title("As many writes as the server takes"), &fast, 0, Compare::Rate),
             Table::compare(title("5,000 writes a second"), &even, 0, Compare::Rate),
         ],
-        goals: goals(&fast, &even),
+        goals: goals(&even),
         notes: notes(),
     })
 }
 
-fn goals(fast: &[Series], even: &[Series]) -> Vec<Goal> {
-    let throughput = Compare::Rate.ratio(&fast[1], &fast[0]).map(|measured| Goal {
-        what: "throughput with a dashboard open, as a ratio to that without".to_owned(),
+fn goals(even: &[Series]) -> Vec<Goal> {
+    let throughput = Compare::Rate.ratio(&even[1], &even[0]).map(|measured| Goal {
+        what: "throughput under 5,000 writes a second with a dashboard open, as a ratio to that without"
+            .to_owned(),
         bound: Bound::AtLeast(1.0 - COST),
         measured,
         unit: "",
@@ -91,6 +92,7 @@ fn time_each(series: &Series, reference: &Series) -> Option<Spread> {
 fn notes() -> Vec<String> {
     vec![
         "A dashboard here is a client that sends what the page's main.js sends: it listens to /v1/events, and asks for /v1/queue, /v1/outages and /v1/history every 2 s, and 0.25 s after an event. What a browser needs to draw it is not in here: that is another machine's work.".to_owned(),
+        "Under as many writes as the server takes the rates of rounds differ too much to show a cost of some percent; the server's processor time for each write shows it.".to_owned(),
         "Each round opens its dashboards anew, so it also has the whole hour of history sent. Callers, dashboards and the database share the server's processors.".to_owned(),
     ]
 }

@@ -170,7 +170,9 @@ fn goals(callers: Callers, number: usize, series: &[Series]) -> Vec<Goal> {
     };
     let first = series.len() - PEERS.len();
     let mut goals = Vec::new();
-    for log in series[..first].iter().filter(|one| one.name.starts_with("log")) {
+    // No peer encrypts: what that costs is a figure and no race.
+    let in_the_race = |one: &&Series| one.name.starts_with("log") && !one.name.contains("encrypted");
+    for log in series[..first].iter().filter(in_the_race) {
         let mut add = |other: &Series, bound, measured: Option<Spread>| {
             let what = format!("{number} {}, {} to {}, rate", callers.name(), log.name, other.name);
             let bound = Bound::AtLeast(bound);
