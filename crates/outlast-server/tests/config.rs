@@ -101,7 +101,15 @@ fn an_unknown_variable_or_flag_is_refused_with_a_suggestion() {
         text.contains("OUTLAST_SERVER__LISTN names no setting; did you mean OUTLAST_SERVER__LISTEN?"),
         "{text}"
     );
-    assert!(load("", &[("OUTLAST_CONFIG", "x"), ("OUTLAST_TOKEN", "x"), ("PATH", "a__b")], &[]).is_ok());
+    let text = mistake("", &[("OUTLAST_DATABASE_URL", "postgres://db/shop")], &[]);
+    assert!(text.contains("OUTLAST_DATABASE_URL names no setting: write OUTLAST_DATABASE__URL"), "{text}");
+    let others = [
+        ("OUTLAST_CONFIG", "x"),
+        ("OUTLAST_TOKEN", "x"),
+        ("OUTLAST_PORT", "tcp://10.0.0.1:80"),
+        ("PATH", "a__b"),
+    ];
+    assert!(load("", &others, &[]).is_ok());
     let text = mistake("", &[], &[("server.lissen", "x")]);
     assert!(text.contains("did you mean server.listen?"), "{text}");
 }

@@ -156,7 +156,16 @@ fn read_file(named: Option<&Path>, loaded: &mut Loaded, mistakes: &mut Vec<Strin
 /// The setting that a variable names, or `None` when it is not for the configuration.
 fn key_of_variable(name: &str, mistakes: &mut Vec<String>) -> Option<String> {
     let rest = name.strip_prefix("OUTLAST_")?;
-    let (section, key) = rest.split_once("__")?;
+    let Some((section, key)) = rest.split_once("__") else {
+        // Nothing else is said of others with this beginning: Kubernetes makes some for a service of that name.
+        let mut known = SETTINGS.iter().map(|setting| settings::variable(setting.key));
+        if let Some(meant) = known.find(|known| known.replacen("__", "_", 1) == name) {
+            mistakes.push(format!(
+                "the environment variable {name} names no setting: write {meant}, with two underscores behind the section"
+            ));
+        }
+        return None;
+    };
     let dotted = format!("{}.{}", section.to_ascii_lowercase(), key.to_ascii_lowercase());
     if settings::find(&dotted).is_some() && settings::variable(&dotted) == name {
         return Some(dotted);

@@ -2,16 +2,18 @@
 //! Method: `strace` lets the N-th call of a kind on files of a role fail, and later ones succeed: what a kernel does that
 //! has dropped the pages of a failed sync. The trace shows that the fault fired, and what was tried afterwards.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outlast_testkit::history::{Cause, Change, History, Told};
 use outlast_testkit::process::OutlastProcess;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::base::Base;
 use super::e2e::{Api, Dialect, PATIENCE, bury_dead_letters, setup, until, write};
+use super::stream::Stream;
 use super::trace::{Fault, Role, Trace, can_trace};
 use super::writers::note;
 use super::{close, or_skip};
@@ -20,6 +22,8 @@ use super::{close, or_skip};
 const LATE: usize = 32;
 /// More writes than any fault here is away.
 const WRITES_MAX: usize = 2000;
+/// Lines of a stream: more than are under way at once, several times.
+const STREAMED: usize = 8000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "run by cargo xtask ci kernel"]
@@ -185,6 +189,72 @@ async fn a_dead_letter_whose_sync_fails_is_buried_after_a_restart() {
     let buried = bury_dead_letters(&stage.api, &stage.history).await;
     assert!(buried > 0);
     stage.close(&format!("failed syncs of a dead letter: 1, dead letters {buried}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by cargo xtask ci kernel"]
+async fn a_stream_whose_log_fails_on_the_way_is_told_the_truth_about_each_line() {
+    if or_skip("a stream over a failing log", can_trace()).is_none() {
+        return;
+    }
+    let mut stage = Stage::new(false).await;
+    let fault = Fault { call: "fdatasync", role: Role::Segment, inject: "error=EIO", when: "6" };
+    let trace = stage.start(fault);
+    stage.process.wait_until("/readyz");
+    let to = stage.process.url().strip_prefix("http://").unwrap().parse().unwrap();
+    let Stream { mut reading, mut writing } = Stream::open(to, &[], None).await;
+    let history = stage.history.clone();
+    let sending = tokio::spawn(async move {
+        let mut sent = Vec::new();
+        // Small pieces, so that one sync does not take them all.
+        for number in 0..STREAMED {
+            let ledger = format!("s{}", number % 3);
+            let (token, _) = history.begin(format!("counters/{ledger}"), |_| Change::Note);
+            let line = Api::statement(Dialect::Sqlite.note(), &ledger, &token.to_string());
+            sent.push(token);
+            if writing.send(&format!("{line}\n")).await.is_err() {
+                return sent;
+            }
+        }
+        // An end that the server did not wait for is no failure.
+        let _ = writing.end().await;
+        sent
+    });
+    let mut results = Vec::new();
+    if reading.head_or_end().await {
+        while let Some(result) = reading.next_or_end().await {
+            results.push(result);
+        }
+    }
+    let sent = sending.await.unwrap();
+    let status_of = |result: &Value| result["status"].as_str().unwrap().to_owned();
+    // What has no result was not taken if the last one says so; otherwise nobody knows.
+    let behind = results.last().map(status_of).filter(|last| last == "ended");
+    let behind = behind.unwrap_or_else(|| "nothing".to_owned());
+    let mut counts = BTreeMap::<String, usize>::new();
+    for (at, token) in sent.iter().enumerate() {
+        let status = results.get(at).map_or(behind.clone(), status_of);
+        let told = match &*status {
+            "queued" => Told::Queued,
+            "unavailable" | "ended" => Told::Refused(Cause::Other),
+            "unknown" | "nothing" => Told::Unknown,
+            other => panic!("{other}: {:?}", results[at]),
+        };
+        *counts.entry(status).or_default() += 1;
+        stage.history.end(*token, told);
+    }
+    until("the sync fails", async || (trace.injected() == 1).then_some(())).await;
+    let of = |status| counts.get(status).copied().unwrap_or(0);
+    assert!(of("queued") > 0, "{counts:?}");
+    assert!(of("unknown") + of("unavailable") + of("ended") > 0, "{counts:?}");
+    let failed = results.iter().position(|result| result["status"] != "queued");
+    assert!(
+        results[failed.unwrap()..].iter().all(|result| result["status"] != "queued"),
+        "nothing is acknowledged behind the failure: {counts:?}"
+    );
+    stage.process.terminate();
+    trace.ended();
+    stage.close(&format!("a stream over a failing log: {counts:?}; all in all")).await;
 }
 
 /// A server whose database is away or not, and everything that was ever told.

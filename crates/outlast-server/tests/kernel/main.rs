@@ -10,6 +10,9 @@
 
 #[path = "../e2e/mod.rs"]
 mod e2e;
+// Its own client: reqwest would hide when what is sent.
+#[path = "../support/stream.rs"]
+mod stream;
 
 mod base;
 mod database;

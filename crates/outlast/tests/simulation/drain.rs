@@ -21,7 +21,7 @@ const TOLERANCE: f64 = 0.3;
 const ROUNDING: Duration = Duration::from_secs(1);
 
 /// A queue with a backlog, and a database that was away and comes back.
-async fn backlog(seed: u64, writes: u64) -> (SimulatedDatabase, Outlast, WriteId) {
+async fn backlog(seed: u64, amount: u64) -> (SimulatedDatabase, Outlast, WriteId) {
     let database = SimulatedDatabase::new(seed, Trace::begin(false));
     database.temper(|temper| {
         temper.up = false;
@@ -35,7 +35,7 @@ async fn backlog(seed: u64, writes: u64) -> (SimulatedDatabase, Outlast, WriteId
         let outlast = outlast.clone();
         writers.spawn(async move {
             let mut last = None;
-            for number in 0..writes / 100 {
+            for number in 0..amount / 100 {
                 let id = format!("{writer}-{number}").parse().unwrap();
                 let data = Document::parse("{}").unwrap();
                 let write = Write::put("documents".parse().unwrap(), id, data);
@@ -49,7 +49,7 @@ async fn backlog(seed: u64, writes: u64) -> (SimulatedDatabase, Outlast, WriteId
     }
     let last = writers.join_all().await.into_iter().flatten().max().unwrap();
     database.temper(|temper| temper.up = true);
-    while queue(&outlast).writes == writes {
+    while queue(&outlast).writes == amount {
         sleep(Duration::from_millis(20)).await;
     }
     (database, outlast, last)
