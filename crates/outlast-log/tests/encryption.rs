@@ -41,6 +41,7 @@ fn options(format: Format, encryption: Encryption) -> LogOptions {
 fn open(directory: &Path, format: Format, encryption: Encryption) -> (Log, Recovered) {
     Log::open(directory, options(format, encryption)).unwrap()
 }
+
 /// A copy from a moment in which no file was put in the place of another.
 fn still(directory: &Path) -> TempDir {
     loop {

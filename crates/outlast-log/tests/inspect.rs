@@ -72,6 +72,7 @@ fn repair(directory: &Path) -> Vec<Action> {
     let contents = inspection.verify(&mut |_| {}).unwrap();
     inspection.repair(&contents).unwrap()
 }
+
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);

@@ -39,8 +39,8 @@
 //! column would round, at the door too once the table is known.
 //!
 //! Outlast's own are the tables `outlast_position` and `outlast_keys` and the functions `outlast_limits`,
-//! `outlast_advance`, `outlast_expect` and `outlast_merge`; the account needs SELECT, INSERT, UPDATE and DELETE on these tables, and CREATE on the schema if it
-//! is to make them.
+//! `outlast_advance`, `outlast_expect` and `outlast_merge`; the account needs SELECT, INSERT, UPDATE and DELETE on these
+//! tables, and CREATE on the schema if it is to make them.
 //!
 //! Tested against PostgreSQL 15. Not spoken: Unix sockets, client certificates, GSSAPI.
 

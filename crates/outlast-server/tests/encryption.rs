@@ -74,6 +74,7 @@ async fn story(key_file: bool) -> TempDir {
     rename(directory.path(), "away.db", "database.db");
     directory
 }
+
 /// Which secrets stand in which files of the queue, compressed or not.
 fn found(directory: &Path) -> Vec<(PathBuf, &'static str)> {
     let mut found = Vec::new();

@@ -114,6 +114,7 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);

@@ -33,7 +33,8 @@ pub(crate) fn usual_rest(past: &[Duration], lasted: Duration) -> Option<Duration
     past.get(past.len() / 2).map(|usual| usual.saturating_sub(lasted))
 }
 
-/// Events per second over the last seconds, from samples of a counter that only grows.
+/// Events per second over the last seconds, from samples of a counter. One that is smaller than before, as when dead
+/// letters are queued again, counts as standing still.
 #[derive(Debug, Default)]
 pub(crate) struct Rate {
     samples: VecDeque<(Instant, u64)>,

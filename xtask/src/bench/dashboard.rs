@@ -92,7 +92,7 @@ fn time_each(series: &Series, reference: &Series) -> Option<Spread> {
 fn notes() -> Vec<String> {
     vec![
         "A dashboard here is a client that sends what the page's main.js sends: it listens to /v1/events, and asks for /v1/queue, /v1/outages and /v1/history every 2 s, and 0.25 s after an event. What a browser needs to draw it is not in here: that is another machine's work.".to_owned(),
-        "Under as many writes as the server takes the rates of rounds differ too much to show a cost of some percent; the server's processor time for each write shows it.".to_owned(),
+        "Under as many writes as the server takes rates and processor times of rounds differ too much to show a cost of some percent.".to_owned(),
         "Each round opens its dashboards anew, so it also has the whole hour of history sent. Callers, dashboards and the database share the server's processors.".to_owned(),
     ]
 }

@@ -96,7 +96,7 @@ impl Drainer {
     }
 
     /// Only while nothing else waits for the drainer, so that everything has its turn between two transactions; and not
-    /// behind one that is sent in pieces.
+    /// behind one that is sent in pieces or pauses first.
     fn may_send_ahead(&self, part: &Part) -> bool {
         self.core.database.takes_ahead()
             && part.leads()
