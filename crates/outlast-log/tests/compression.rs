@@ -258,6 +258,8 @@ struct Gate {
     disk: SimulatedDisk,
     open: Mutex<bool>,
     opened: Condvar,
+    /// Compressing has come to the gate.
+    reached: AtomicBool,
     says_space: AtomicBool,
     /// Compressed files that were finished or given up.
     ended: AtomicU64,
@@ -266,7 +268,8 @@ struct Gate {
 impl Gate {
     fn new(disk: &SimulatedDisk) -> Arc<Self> {
         let (open, opened) = (Mutex::new(false), Condvar::new());
-        Arc::new(Self { disk: disk.clone(), open, opened, says_space: false.into(), ended: 0.into() })
+        let (reached, says_space) = (false.into(), false.into());
+        Arc::new(Self { disk: disk.clone(), open, opened, reached, says_space, ended: 0.into() })
     }
 
     fn count_end(&self, path: &Path) {
@@ -282,6 +285,7 @@ impl Gate {
 impl Disk for Gate {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         if path == temporary() {
+            self.reached.store(true, Ordering::Relaxed);
             drop(self.opened.wait_while(self.open.lock().unwrap(), |open| !*open).unwrap());
         }
         self.disk.create(path)
@@ -612,6 +616,7 @@ fn without_space_segments_stay_as_they_are_and_nothing_fails() {
             let (log, _) = Log::open_on(gate.clone(), queue(), with(format, Compression::Zstd)).unwrap();
             // Only compressing is to meet the end of the space, and only where it writes.
             wait_until("there is a spare", || log.usage().disk_bytes > 4 * SEGMENT_BYTES);
+            wait_until("compressing has begun", || gate.reached.load(Ordering::Relaxed));
             gate.says_space.store(true, Ordering::Relaxed);
             disk.set_space_left(Some(space));
             gate.set_open();
