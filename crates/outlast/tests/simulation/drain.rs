@@ -1,5 +1,7 @@
-//! A steady drain, in virtual time: what is estimated holds, and a limit on its rate acts at once.
+//! Draining a backlog, in virtual time: what is estimated holds, a limit on the rate acts at once, and what is sent ahead
+//! does no harm.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,35 +16,57 @@ use crate::machine::Machine;
 use crate::world;
 
 const WRITES: u64 = 30_000;
+const BATCH: usize = 20;
+/// Of each writer.
+const RECORDS: u64 = 30;
 /// From here on the rates that an estimate rests on are known.
 const STEADY_AFTER: Duration = Duration::from_secs(4);
 /// How far an estimate may be off, and the whole seconds to which it is rounded.
 const TOLERANCE: f64 = 0.3;
 const ROUNDING: Duration = Duration::from_secs(1);
 
-/// A queue with a backlog, and a database that was away and comes back.
-async fn backlog(seed: u64, amount: u64) -> (SimulatedDatabase, Outlast, WriteId) {
+/// A queue, and a database that is away. Later it takes so many milliseconds for a request, and for its answer.
+async fn away(seed: u64, latency: Range<u64>) -> (SimulatedDatabase, Outlast) {
     let database = SimulatedDatabase::new(seed, Trace::begin(false));
     database.temper(|temper| {
         temper.up = false;
-        temper.latency = Duration::from_millis(8)..Duration::from_millis(12);
+        temper.latency = Duration::from_millis(latency.start)..Duration::from_millis(latency.end);
     });
-    let options = Options { batch_max: 20, ..Options::new("/nowhere/outlast-simulation") };
+    let options = Options {
+        batch_max: BATCH,
+        segment_bytes: 256 << 10,
+        write_bytes_max: 16 << 10,
+        backoff: Duration::from_millis(50),
+        ..Options::new("/nowhere/outlast-simulation")
+    };
     let machine = Machine::new(SimulatedDisk::new(seed), seed);
     let outlast = Outlast::open_on(Arc::new(machine), Arc::new(database.clone()), options).await.unwrap();
+    (database, outlast)
+}
+
+fn put(record: &str, document: &str) -> Write {
+    Write::put("documents".parse().unwrap(), record.parse().unwrap(), Document::parse(document).unwrap())
+}
+
+async fn queued(outlast: &Outlast, write: Write) -> WriteId {
+    match outlast.submit(write, Wait::No).await.unwrap() {
+        Outcome::Queued(receipt) => receipt.id,
+        Outcome::Applied { .. } => panic!("the database is away"),
+    }
+}
+
+/// A queue with a backlog, and a database that was away and comes back.
+async fn backlog(seed: u64, amount: u64) -> (SimulatedDatabase, Outlast, WriteId) {
+    let (database, outlast) = away(seed, 8..12).await;
     let mut writers = JoinSet::new();
     for writer in 0..100 {
         let outlast = outlast.clone();
         writers.spawn(async move {
             let mut last = None;
             for number in 0..amount / 100 {
-                let id = format!("{writer}-{number}").parse().unwrap();
-                let data = Document::parse("{}").unwrap();
-                let write = Write::put("documents".parse().unwrap(), id, data);
-                let Outcome::Queued(receipt) = outlast.submit(write, Wait::No).await.unwrap() else {
-                    panic!("the database is away")
-                };
-                last = last.max(Some(receipt.id));
+                // The same again and again: the simulated database copies its content for each batch.
+                let write = put(&format!("{writer}-{}", number % RECORDS), "{}");
+                last = last.max(Some(queued(&outlast, write).await));
             }
             last
         });
@@ -75,8 +99,7 @@ fn estimates_hold(seed: u64, writes: u64, refusing: bool) {
         if refusing {
             // Of ten writers nine.
             let ids = (0..100).filter(|writer| writer % 10 > 0);
-            let ids =
-                ids.flat_map(|writer| (0..writes / 100).map(move |number| format!("{writer}-{number}")));
+            let ids = ids.flat_map(|writer| (0..RECORDS).map(move |number| format!("{writer}-{number}")));
             database.temper(|temper| temper.refuses = ids.map(|id| (id, false)).collect());
             // A rate looks back ten seconds, and it took some before.
             sleep(2 * STEADY_AFTER).await;
@@ -137,4 +160,37 @@ fn a_batch_that_comes_early_does_not_make_those_behind_it_come_early() {
         let early = times("fenced");
         assert!(0 < early && early < 30, "of 300 batches {early} came early, where few can overtake");
     });
+}
+
+#[test]
+fn what_is_sent_ahead_does_not_overtake_what_is_parked_in_front_of_it() {
+    let mut ahead = 0;
+    for seed in 1..=200 {
+        ahead += world::run(seed, async {
+            // Now and then what was sent ahead arrives when the one in front has been sent a second time.
+            let (database, outlast) = away(seed, 1..60).await;
+            for number in 0..5 * BATCH {
+                let record = number % 10;
+                let token = format!(r#"{{"token":"{record}-{number:02}"}}"#);
+                queued(&outlast, put(&record.to_string(), &token)).await;
+            }
+            database.temper(|temper| {
+                temper.refuses = [("3".to_owned(), true)].into();
+                temper.up = true;
+            });
+            while outlast.status().accounting.parked == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            database.temper(|temper| temper.refuses.clear());
+            while queue(&outlast).writes > 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+            let mut effects = database.content().effects;
+            assert_eq!(effects.len(), 5 * BATCH, "seed {seed}: {effects:?}");
+            effects.retain(|token| token.starts_with("3-"));
+            assert!(effects.is_sorted(), "seed {seed}: {effects:?}");
+            database.fired().get("sent ahead").copied().unwrap_or(0)
+        });
+    }
+    assert!(ahead > 200, "only {ahead} batches were sent ahead");
 }
