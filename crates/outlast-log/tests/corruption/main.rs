@@ -3,7 +3,8 @@
 //!
 //! Logs of 64 KiB in both formats, over several segments, with entries and marks. Closed, so that sidecars hide the
 //! contents until they are read; and killed without any sidecar, so that opening scans everything. One byte is changed
-//! in each segment at a time: each must keep its damage to itself. Of the segments every second one is cut.
+//! in each segment at a time: each must keep its damage to itself. Of the segments every second one is cut. Encrypted logs
+//! are smaller: what is different about them is the same in every segment.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
@@ -22,6 +23,7 @@ use outlast_testkit::disk::SimulatedDisk;
 use sample::{End, HEADER_BYTES, QUEUE, Sample, open};
 
 const LOG_BYTES: u64 = 66 * 1024;
+const ENCRYPTED_LOG_BYTES: u64 = 20 * 1024;
 /// Of bodies, at most.
 const BODY_BYTES: usize = 900;
 
@@ -41,8 +43,8 @@ fn sample(format: Format, end: End) -> Sample {
 
 fn encrypted_sample(format: Format, end: End) -> Sample {
     let options = LogOptions { encryption: encrypted(&[1]), ..options(format) };
-    let sample = Sample::with(options, end, LOG_BYTES, BODY_BYTES);
-    assert!(sample.segments.len() >= 4 && sample.log_bytes() >= 64 * 1024);
+    let sample = Sample::with(options, end, ENCRYPTED_LOG_BYTES, BODY_BYTES);
+    assert!(sample.segments.len() >= 2);
     let text = |segment: &sample::Segment| String::from_utf8_lossy(&segment.bytes).into_owned();
     assert!(sample.segments.iter().map(text).all(|text| !text.contains("xxxx")), "they are encrypted");
     sample
