@@ -15,9 +15,9 @@ use crate::flight::{FLIGHT_BYTES_MAX, Landing, Lost};
 use crate::position::{self, READ_KEYS, ask, key_row};
 use crate::shape::{Shape, Shapes, Table};
 
-/// How often a batch is sent: at first, in its own order, without the writes whose keys are known, with tables looked at anew, and once
-/// more for each of these two, should others change keys or tables meanwhile.
-const ROUNDS: usize = 6;
+/// How often a batch is sent: at first, with nothing ahead of the position, in its own order, without the writes whose keys
+/// are known, with tables looked at anew, and once more for each of these two, should others change keys or tables meanwhile.
+const ROUNDS: usize = 7;
 
 /// What stands under the names of the batch's collections.
 type Known<'a> = HashMap<&'a Collection, Arc<Shape>>;
@@ -75,7 +75,10 @@ impl<'a> Attempt<'a> {
                 Err(Lost::Sent(reason)) => return Err(ApplyError::Unknown(reason)),
             };
             let source = sources.get(at).copied().unwrap_or(Source::End);
-            if source == Source::Keys && fault.code == "23505" {
+            if source == Source::Ahead && is_refusal(&fault) {
+                // It counts only once the position is known to be the expected one.
+                self.target.binds_ahead = false;
+            } else if source == Source::Keys && fault.code == "23505" {
                 stored = self.read_keys().await?;
             } else if fault.meaning() == Meaning::Shape && !looked && !is_about_ours(&fault) {
                 looked = true;

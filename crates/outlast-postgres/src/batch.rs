@@ -30,6 +30,9 @@ pub(crate) struct Target<'a> {
     pub(crate) next: Sequence,
     /// Whether operations on different records take effect in the order of the batch.
     pub(crate) keeps_order: bool,
+    /// Whether the server may read, convert and plan before the position is reached: another batch may still be at work
+    /// on it.
+    pub(crate) binds_ahead: bool,
     pub(crate) create_collections: bool,
     pub(crate) limits: Limits,
 }
@@ -39,6 +42,8 @@ pub(crate) struct Target<'a> {
 pub(crate) enum Source {
     /// Begins the transaction.
     Begin,
+    /// Binds what will be run when the position is reached.
+    Ahead,
     /// Checks and moves the position.
     Position,
     /// Stores idempotency keys.
@@ -67,7 +72,7 @@ pub(crate) enum Claim {
 /// A batch in statements.
 pub(crate) struct Block<'a> {
     pub(crate) flight: Flight,
-    /// For each statement what it is for.
+    /// For each step what it is for.
     pub(crate) sources: Vec<Source>,
     /// Collections whose table it makes.
     pub(crate) made: Vec<&'a Collection>,
@@ -100,11 +105,10 @@ impl<'a> Block<'a> {
         shapes: &'a HashMap<&'a Collection, Arc<Shape>>,
         mode: Mode,
     ) -> Result<Self, Stop> {
-        let block = Self { flight: Flight::default(), sources: Vec::new(), made: Vec::new() };
         let mut builder = Builder {
-            block,
             shapes,
-            made: HashSet::new(),
+            made: Vec::new(),
+            parts: Vec::new(),
             groups: Groups::new(match mode {
                 Mode::Trial => Grouping::None,
                 Mode::Commit if target.keeps_order => Grouping::Adjacent,
@@ -113,11 +117,10 @@ impl<'a> Block<'a> {
             statements: Vec::new(),
             create_collections: target.create_collections,
         };
-        builder.begin(target)?;
         let running = || items.iter().zip(claims).enumerate();
         if mode == Mode::Commit {
             let keyed = running().filter(|(_, (_, claim))| **claim == Claim::Run).map(|(_, (item, _))| item);
-            builder.keys(&keyed.collect::<Vec<_>>())?;
+            builder.keys(&keyed.collect::<Vec<_>>());
         }
         for (index, (item, claim)) in running() {
             match claim {
@@ -132,10 +135,19 @@ impl<'a> Block<'a> {
                 builder.operation(index, place, operation)?;
             }
         }
-        builder.end_groups()?;
-        builder.end(mode)?;
-        Ok(builder.block)
+        builder.end_groups();
+        builder.into_block(target, mode)
     }
+}
+
+/// One statement behind the position.
+struct Part<'a> {
+    source: Source,
+    /// It can be bound before the position is reached, unless something stands in front of it that cannot.
+    ahead: bool,
+    text: Cow<'static, str>,
+    /// Text, or NULL.
+    parameters: Vec<Option<Cow<'a, str>>>,
 }
 
 /// What makes operations alike: one statement can do all of them.
@@ -220,10 +232,10 @@ impl<'a> Groups<'a> {
 }
 
 struct Builder<'a, 's> {
-    block: Block<'a>,
     shapes: &'s HashMap<&'a Collection, Arc<Shape>>,
     /// Collections whose table an earlier statement of this block makes.
-    made: HashSet<&'a Collection>,
+    made: Vec<&'a Collection>,
+    parts: Vec<Part<'a>>,
     groups: Groups<'a>,
     /// The texts of callers' statements so far.
     statements: Vec<&'a str>,
@@ -231,26 +243,8 @@ struct Builder<'a, 's> {
 }
 
 impl<'a, 's: 'a> Builder<'a, 's> {
-    fn add(&mut self, source: Source, text: &str, parameters: &[Option<&str>]) -> Result<(), Stop> {
-        self.block.flight.add(text, parameters).map_err(Stop::TooLarge)?;
-        self.block.sources.push(source);
-        Ok(())
-    }
-
-    fn begin(&mut self, target: Target<'_>) -> Result<(), Stop> {
-        target.limits.begin_batch(&mut self.block.flight).map_err(Stop::TooLarge)?;
-        self.block.sources.extend([Source::Begin; 2]);
-        for (lane, Position { sequence, generation, owner }) in target.rows {
-            let [next, sequence, generation] =
-                [target.next.as_u64(), sequence.0.as_u64(), *generation].map(|number| number.to_string());
-            let parameters = [lane.as_str(), &next, &sequence, &generation, owner].map(Some);
-            self.add(Source::Position, ADVANCE, &parameters)?;
-        }
-        Ok(())
-    }
-
     /// Stores the keys of all writes at once.
-    fn keys(&mut self, items: &[&Item]) -> Result<(), Stop> {
+    fn keys(&mut self, items: &[&Item]) {
         let rows: Vec<Value> = items
             .iter()
             .filter_map(|item| {
@@ -259,11 +253,12 @@ impl<'a, 's: 'a> Builder<'a, 's> {
             })
             .collect();
         if rows.is_empty() {
-            return Ok(());
+            return;
         }
         let text = "INSERT INTO outlast_keys (key, fingerprint, write_id) \
-             SELECT r.k, r.f, r.w FROM jsonb_to_recordset($1::text::jsonb) AS r (k text, f text, w text)";
-        self.add(Source::Keys, text, &[Some(&Value::from(rows).to_string())])
+             SELECT r.k, r.f, r.w FROM jsonb_to_recordset($1::jsonb) AS r (k text, f text, w text)";
+        let parameters = vec![Some(Value::from(rows).to_string().into())];
+        self.parts.push(Part { source: Source::Keys, ahead: true, text: text.into(), parameters });
     }
 
     fn operation(&mut self, write: usize, place: usize, operation: &'a Operation) -> Result<(), Stop> {
@@ -274,14 +269,16 @@ impl<'a, 's: 'a> Builder<'a, 's> {
             Operation::Patch { record, data } => self.record(at, Verb::Patch, record, data.as_str()),
             Operation::Delete { record } => self.record(at, Verb::Delete, record, "{}"),
             Operation::Statement { text, parameters, .. } => {
-                self.end_groups()?;
+                self.end_groups();
                 self.statements.push(text);
                 let numbered = statement::number(text).map_err(|invalid| {
                     Stop::Write(write, Refusal::new(RefusalKind::Statement, invalid.to_string()))
                 })?;
                 let values = statement::values(&numbered.names, parameters);
-                let values: Vec<Option<&str>> = values.iter().map(Option::as_deref).collect();
-                self.add(Source::Operations { alone: Some(at) }, &numbered.text, &values)
+                let parameters = values.into_iter().map(|value| value.map(Cow::Owned)).collect();
+                let source = Source::Operations { alone: Some(at) };
+                self.parts.push(Part { source, ahead: false, text: numbered.text.into(), parameters });
+                Ok(())
             }
         }
     }
@@ -299,7 +296,7 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         let table = match shape {
             Some(Shape::Unfit(why)) => return Err(refuse(RefusalKind::Schema, why.clone())),
             Some(Shape::Table(table)) => Cow::Borrowed(table),
-            _ if self.made.contains(collection) => Cow::Owned(Table::of_documents(collection)),
+            _ if self.made.contains(&collection) => Cow::Owned(Table::of_documents(collection)),
             // A table that was not there when the batch began may be there when its turn comes: then it is known.
             _ if matches!(verb, Verb::Delete | Verb::Patch) && self.is_mentioned(collection) => {
                 let message = format!(
@@ -318,28 +315,28 @@ impl<'a, 's: 'a> Builder<'a, 's> {
                 return Err(refuse(RefusalKind::Schema, message));
             }
             _ => {
-                self.make(at.0, collection)?;
+                self.make(at.0, collection);
                 Cow::Owned(Table::of_documents(collection))
             }
         };
-        let (columns, row) = row(&table, shape, record, data).map_err(|message| {
-            refuse(RefusalKind::Schema, format!("{message} (\"{collection}\" \"{id}\")"))
-        })?;
+        let misfit = |message| refuse(RefusalKind::Schema, format!("{message} (\"{collection}\" \"{id}\")"));
+        let (columns, values) = values(&table, shape, data).map_err(misfit)?;
         let kind = Kind { verb, collection, columns };
-        if let Some(place) = self.groups.fitting(at.0, &kind, id.as_str(), row.len()) {
-            let group = &mut self.groups.open[place];
-            group.rows.push(',');
-            group.rows.push_str(&row);
-            group.ids.insert(id.as_str());
-            self.groups.note(at.0, collection, id.as_str(), place);
-            return Ok(());
-        }
-        if self.groups.are_full() {
-            self.end_groups()?;
-        }
-        let ids = HashSet::from([id.as_str()]);
-        self.groups.note(at.0, collection, id.as_str(), self.groups.open.len());
-        self.groups.open.push(Group { kind, table, ids, rows: format!("[{row}"), first: at });
+        let place = if let Some(place) = self.groups.fitting(at.0, &kind, id.as_str(), values.len()) {
+            place
+        } else {
+            if self.groups.are_full() {
+                self.end_groups();
+            }
+            let (table, ids, rows) = (table.clone(), HashSet::new(), String::new());
+            self.groups.open.push(Group { kind, table, ids, rows, first: at });
+            self.groups.open.len() - 1
+        };
+        let group = &mut self.groups.open[place];
+        group.rows.push(if group.ids.is_empty() { '[' } else { ',' });
+        push_row(&mut group.rows, &table, id.as_str(), &values).map_err(misfit)?;
+        group.ids.insert(id.as_str());
+        self.groups.note(at.0, collection, id.as_str(), place);
         Ok(())
     }
 
@@ -349,35 +346,99 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         self.statements.iter().any(|text| text.to_ascii_lowercase().contains(&name))
     }
 
-    fn make(&mut self, write: usize, collection: &'a Collection) -> Result<(), Stop> {
-        self.end_groups()?;
+    fn make(&mut self, write: usize, collection: &'a Collection) {
+        self.end_groups();
         let text = format!(
             "CREATE TABLE IF NOT EXISTS \"{collection}\" (id text COLLATE \"C\" PRIMARY KEY, data jsonb NOT NULL)"
         );
-        self.add(Source::Table(write), &text, &[])?;
-        self.made.insert(collection);
-        self.block.made.push(collection);
-        Ok(())
+        self.parts.push(Part {
+            source: Source::Table(write),
+            ahead: false,
+            text: text.into(),
+            parameters: Vec::new(),
+        });
+        self.made.push(collection);
     }
 
     /// Puts each group into a statement.
-    fn end_groups(&mut self) -> Result<(), Stop> {
+    fn end_groups(&mut self) {
         for group in self.groups.close() {
             let count = group.ids.len();
             let alone = (count == 1).then_some(group.first);
             let rows = group.rows + "]";
             let Kind { verb, collection, columns } = &group.kind;
             let text = sql::statement(*verb, collection, columns, &group.table, count);
-            self.add(Source::Operations { alone }, &text, &[Some(&rows)])?;
+            self.parts.push(Part {
+                source: Source::Operations { alone },
+                ahead: sql::changes(*verb, columns, &group.table),
+                text: text.into(),
+                parameters: vec![Some(rows.into())],
+            });
         }
-        Ok(())
     }
 
-    fn end(&mut self, mode: Mode) -> Result<(), Stop> {
-        if mode == Mode::Trial {
-            self.add(Source::Constraints, "SET CONSTRAINTS ALL IMMEDIATE", &[])?;
+    /// Lays out the flight: the positions stand in front of everything that takes effect.
+    fn into_block(self, target: Target<'_>, mode: Mode) -> Result<Block<'a>, Stop> {
+        let mut layout = Layout::default();
+        target.limits.begin_batch(&mut layout.flight).map_err(Stop::TooLarge)?;
+        layout.sources.extend([Source::Begin; 2]);
+        // What callers state, and what makes tables, may change what everything behind it means.
+        let ahead = if target.binds_ahead && mode == Mode::Commit {
+            self.parts.iter().take_while(|part| part.ahead).count()
+        } else {
+            0
+        };
+        let portal = |index: usize| format!("o{index}");
+        for (index, part) in self.parts.iter().enumerate().take(ahead) {
+            layout
+                .add(Source::Ahead, |flight| flight.bind(&portal(index), &part.text, &part.parameters()))?;
         }
-        self.add(Source::End, if mode == Mode::Commit { "COMMIT" } else { "ROLLBACK" }, &[])
+        for (lane, Position { sequence, generation, owner }) in target.rows {
+            let [next, sequence, generation] =
+                [target.next.as_u64(), sequence.0.as_u64(), *generation].map(|number| number.to_string());
+            let parameters = [lane.as_str(), &next, &sequence, &generation, owner].map(Some);
+            layout.add(Source::Position, |flight| flight.add(ADVANCE, &parameters))?;
+        }
+        for (index, part) in self.parts.iter().enumerate() {
+            layout.add(part.source, |flight| {
+                if index < ahead {
+                    flight.run(&portal(index))
+                } else {
+                    flight.add(&part.text, &part.parameters())
+                }
+            })?;
+        }
+        if mode == Mode::Trial {
+            layout.add(Source::Constraints, |flight| flight.add("SET CONSTRAINTS ALL IMMEDIATE", &[]))?;
+        }
+        let end = if mode == Mode::Commit { "COMMIT" } else { "ROLLBACK" };
+        layout.add(Source::End, |flight| flight.add(end, &[]))?;
+        Ok(Block { flight: layout.flight, sources: layout.sources, made: self.made })
+    }
+}
+
+/// A flight, and for each of its steps what it is for.
+#[derive(Default)]
+struct Layout {
+    flight: Flight,
+    sources: Vec<Source>,
+}
+
+impl Layout {
+    fn add(
+        &mut self,
+        source: Source,
+        step: impl FnOnce(&mut Flight) -> Result<(), String>,
+    ) -> Result<(), Stop> {
+        step(&mut self.flight).map_err(Stop::TooLarge)?;
+        self.sources.push(source);
+        Ok(())
+    }
+}
+
+impl Part<'_> {
+    fn parameters(&self) -> Vec<Option<&str>> {
+        self.parameters.iter().map(Option::as_deref).collect()
     }
 }
 
@@ -386,27 +447,18 @@ pub(crate) fn absent(record: &RecordName) -> String {
     format!("there is no record \"{}\" in \"{}\" to patch", record.id, record.collection)
 }
 
-/// A record as a row of JSON, its key as texts `k0`, `k1`, ... and its values as `c0`, `c1`, ..., and the columns of
+/// What is given for a record: a document as it is, or members of a row of JSON, `c0`, `c1`, ..., and the columns of
 /// those. `shape` holds the same table for longer.
-fn row<'a>(
+fn values<'a>(
     table: &Table,
     shape: Option<&'a Shape>,
-    record: &RecordName,
-    data: &str,
-) -> Result<(Vec<&'a Column>, String), String> {
-    let key = table
-        .key_of(record.id.as_str())
-        .ok_or_else(|| format!("the id must name {} key columns, apart by commas", table.key.len()))?;
-    let mut row = String::with_capacity(data.len() + 32);
-    for (at, part) in key.into_iter().enumerate() {
-        let _ = write!(row, "{}\"k{at}\":{}", if at == 0 { '{' } else { ',' }, Value::String(part));
-    }
+    data: &'a str,
+) -> Result<(Vec<&'a Column>, Cow<'a, str>), String> {
     if table.document {
-        let _ = write!(row, ",\"c0\":{data}}}");
-        return Ok((Vec::new(), row));
+        return Ok((Vec::new(), Cow::Borrowed(data)));
     }
-    let Some(Shape::Table(lasting)) = shape else { return Ok((Vec::new(), row + "}")) };
-    let mut columns = Vec::new();
+    let (mut columns, mut values) = (Vec::new(), String::with_capacity(data.len() + 32));
+    let Some(Shape::Table(lasting)) = shape else { return Ok((columns, values.into())) };
     for (name, value) in members(data) {
         if table.key.iter().any(|key| key.name == name) {
             return Err(format!("the column \"{name}\" is part of the record's id: leave it out"));
@@ -418,10 +470,38 @@ fn row<'a>(
         if let Some(why) = value::misfit(column.type_id, column.scale, &value) {
             return Err(format!("the column \"{name}\" {why}"));
         }
-        let _ = write!(row, ",\"c{}\":{value}", columns.len());
+        let _ = write!(values, ",\"c{}\":{value}", columns.len());
         columns.push(column);
     }
-    Ok((columns, row + "}"))
+    Ok((columns, values.into()))
+}
+
+/// A record as a row of JSON: its key as texts `k0`, `k1`, ... and what is given for it.
+fn push_row(rows: &mut String, table: &Table, id: &str, values: &str) -> Result<(), String> {
+    let key = table
+        .key_of(id)
+        .ok_or_else(|| format!("the id must name {} key columns, apart by commas", table.key.len()))?;
+    for (at, part) in key.iter().enumerate() {
+        let _ = write!(rows, "{}\"k{at}\":", if at == 0 { '{' } else { ',' });
+        push_text(rows, part);
+    }
+    if table.document {
+        rows.push_str(",\"c0\":");
+    }
+    rows.push_str(values);
+    rows.push('}');
+    Ok(())
+}
+
+/// A text in JSON.
+fn push_text(json: &mut String, text: &str) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        json.push('"');
+        json.push_str(text);
+        json.push('"');
+    } else {
+        let _ = write!(json, "{}", Value::from(text));
+    }
 }
 
 /// The members of a document, in the order of their names.

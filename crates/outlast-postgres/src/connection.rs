@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::address::{Address, Host};
-use crate::flight::{Flight, Heard, Landing, Lost};
+use crate::flight::{Flight, Landing, Lost};
 use crate::login;
 use crate::wire::Wire;
 
@@ -173,20 +173,18 @@ impl Connection {
         // From here on until the answer is complete nobody else may use the connection, also when this future is
         // dropped in the middle.
         self.usable = false;
-        let statements = flight.len();
-        let (bytes, end) = flight.into_bytes();
+        let (bytes, end, mut heard) = flight.into_bytes();
         let sent = AtomicUsize::new(0);
-        let mut heard = Heard::default();
         let answered = timeout_at(deadline, self.wire.exchange(&bytes, &sent, &mut heard)).await;
         let sent = sent.into_inner();
         let lost = match answered {
             Ok(Ok(status)) => {
                 self.usable = true;
-                return Ok((heard.landing(statements), status != b'I'));
+                return Ok((heard.landing(), status != b'I'));
             }
             Ok(Err(reason)) => format!("the connection was lost: {reason}"),
             Err(_) => "no answer in time".to_owned(),
         };
-        heard.broken_off(statements, sent >= end, lost).map(|landing| (landing, false))
+        heard.broken_off(sent >= end, lost).map(|landing| (landing, false))
     }
 }

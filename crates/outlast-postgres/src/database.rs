@@ -349,7 +349,7 @@ impl Database for Postgres {
             .await
             .map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
         let Self { keeps_order, create_collections, .. } = *self;
-        let target = Target { rows, next, keeps_order, create_collections, limits };
+        let target = Target { rows, next, keeps_order, binds_ahead: true, create_collections, limits };
         let attempt = Attempt { connection: &mut connection, shapes: &self.shapes, target, batch };
         let applied = attempt.run().await;
         self.leave_if_demoted(&connection);
@@ -368,7 +368,7 @@ impl Database for Postgres {
             // So that the key's index finds it. A single text is compared already.
             let alone = matches!(table.key.as_slice(), [key] if key.is_text());
             for (key, part) in table.key.iter().zip(parts).filter(|_| !alone) {
-                parameters.push(part);
+                parameters.push(part.into_owned());
                 let _ = write!(
                     text,
                     " AND t.{} = CAST(${}::text AS {})",

@@ -20,12 +20,22 @@ pub(crate) const FLIGHT_BYTES_MAX: usize = 256 << 20;
 /// Largest answer to one flight.
 pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
 
+/// A step of a flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A statement, from its text to its answer.
+    Statement,
+    /// A statement is read, planned, and given its parameters: all but run.
+    Bind,
+    /// A bound one is run.
+    Run,
+}
+
 /// Statements to send.
 #[derive(Default)]
 pub(crate) struct Flight {
     bytes: BytesMut,
-    /// For each statement the place where its last message ends.
-    ends: Vec<usize>,
+    steps: Vec<Step>,
 }
 
 impl Flight {
@@ -34,8 +44,40 @@ impl Flight {
     /// # Errors
     /// When a text has a NUL byte, there are too many parameters or too many bytes: in words.
     pub(crate) fn add(&mut self, statement: &str, parameters: &[Option<&str>]) -> Result<(), String> {
-        let words = |error: std::io::Error| error.to_string();
-        frontend::parse("", statement, std::iter::empty(), &mut self.bytes).map_err(words)?;
+        self.prepare("", statement, parameters)?;
+        self.execute("")?;
+        self.done(Step::Statement)
+    }
+
+    /// Has a statement bound to be run later in the same transaction: under this name, by [`Flight::run`].
+    ///
+    /// The server converts the parameters and plans, but looks at no row yet: that is so for statements that change
+    /// something, and for no others.
+    ///
+    /// # Errors
+    /// As [`Flight::add`].
+    pub(crate) fn bind(
+        &mut self,
+        name: &str,
+        statement: &str,
+        parameters: &[Option<&str>],
+    ) -> Result<(), String> {
+        self.prepare(name, statement, parameters)?;
+        self.done(Step::Bind)
+    }
+
+    /// Runs what was bound under this name.
+    ///
+    /// # Errors
+    /// As [`Flight::add`].
+    pub(crate) fn run(&mut self, name: &str) -> Result<(), String> {
+        self.execute(name)?;
+        self.done(Step::Run)
+    }
+
+    fn prepare(&mut self, portal: &str, statement: &str, parameters: &[Option<&str>]) -> Result<(), String> {
+        frontend::parse("", statement, std::iter::empty(), &mut self.bytes)
+            .map_err(|error| error.to_string())?;
         let write = |value: Option<&str>, buffer: &mut BytesMut| match value {
             None => Ok(IsNull::Yes),
             Some(text) => {
@@ -43,17 +85,23 @@ impl Flight {
                 Ok(IsNull::No)
             }
         };
-        frontend::bind("", "", [], parameters.iter().copied(), write, [], &mut self.bytes).map_err(
+        frontend::bind(portal, "", [], parameters.iter().copied(), write, [], &mut self.bytes).map_err(
             |error| match error {
                 frontend::BindError::Conversion(error) => error.to_string(),
                 frontend::BindError::Serialization(error) => error.to_string(),
             },
-        )?;
-        frontend::execute("", 0, &mut self.bytes).map_err(words)?;
+        )
+    }
+
+    fn execute(&mut self, portal: &str) -> Result<(), String> {
+        frontend::execute(portal, 0, &mut self.bytes).map_err(|error| error.to_string())
+    }
+
+    fn done(&mut self, step: Step) -> Result<(), String> {
         if self.bytes.len() > FLIGHT_BYTES_MAX {
             return Err(format!("more than {FLIGHT_BYTES_MAX} bytes for one transaction"));
         }
-        self.ends.push(self.bytes.len());
+        self.steps.push(step);
         Ok(())
     }
 
@@ -67,16 +115,12 @@ impl Flight {
         Ok(flight)
     }
 
-    /// How many statements it has.
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// The bytes to send, closed with the Sync, and how many of them must have left for the last statement to run.
-    pub(crate) fn into_bytes(mut self) -> (BytesMut, usize) {
-        let end = self.ends.last().copied().unwrap_or(0);
+    /// The bytes to send, closed with the Sync, how many of them must have left for the last statement to run, and what
+    /// is to be heard of them.
+    pub(crate) fn into_bytes(mut self) -> (BytesMut, usize, Heard) {
+        let end = self.bytes.len();
         frontend::sync(&mut self.bytes);
-        (self.bytes, end)
+        (self.bytes, end, Heard { steps: self.steps, ..Heard::default() })
     }
 }
 
@@ -95,9 +139,9 @@ pub(crate) struct Answer {
 /// How a flight ended.
 #[derive(Debug)]
 pub(crate) enum Landing {
-    /// Every statement was answered.
+    /// Every statement was answered, in the order in which they ran.
     Done(Vec<Answer>),
-    /// The statement at this place failed; those after it were skipped. Nothing stays of its transaction.
+    /// The step at this place failed; those after it were skipped. Nothing stays of its transaction.
     Failed(usize, Fault),
 }
 
@@ -122,6 +166,8 @@ impl Lost {
 /// What was heard of a flight so far.
 #[derive(Default)]
 pub(crate) struct Heard {
+    steps: Vec<Step>,
+    bound: usize,
     answers: Vec<Answer>,
     answer: Answer,
     bytes: usize,
@@ -148,12 +194,12 @@ impl Heard {
                 // The first says why; a second one can only be a farewell.
                 let fault = Fault::read(body.fields());
                 if self.failed.is_none() {
-                    self.failed = Some((self.answers.len(), fault));
+                    self.failed = Some((self.next_step(), fault));
                 }
             }
             Message::ReadyForQuery(body) => return Ok(Some(body.status())),
+            Message::BindComplete => self.bound += 1,
             Message::ParseComplete
-            | Message::BindComplete
             | Message::NoData
             | Message::NoticeResponse(_)
             | Message::NotificationResponse(_)
@@ -163,17 +209,33 @@ impl Heard {
         Ok(None)
     }
 
+    /// The first that is not done.
+    fn next_step(&self) -> usize {
+        let (mut bound, mut answered) = (0, 0);
+        let is_done = |step: &&Step| {
+            bound += usize::from(**step != Step::Run);
+            answered += usize::from(**step != Step::Bind);
+            bound <= self.bound && answered <= self.answers.len()
+        };
+        self.steps.iter().take_while(is_done).count()
+    }
+
+    /// Whether the last statement was answered.
+    fn is_complete(&self) -> bool {
+        self.next_step() == self.steps.len()
+    }
+
     /// When the server is ready for more.
-    pub(crate) fn landing(self, statements: usize) -> Landing {
+    pub(crate) fn landing(self) -> Landing {
         match self.failed {
-            Some((at, fault)) if self.answers.len() < statements => Landing::Failed(at, fault),
+            Some((at, fault)) if at < self.steps.len() => Landing::Failed(at, fault),
             _ => Landing::Done(self.answers),
         }
     }
 
     /// When the connection ended for `reason` instead; `sent` tells whether the last statement had left.
-    pub(crate) fn broken_off(self, statements: usize, sent: bool, reason: String) -> Result<Landing, Lost> {
-        if self.answers.len() == statements {
+    pub(crate) fn broken_off(self, sent: bool, reason: String) -> Result<Landing, Lost> {
+        if self.is_complete() {
             return Ok(Landing::Done(self.answers));
         }
         match self.failed {
@@ -211,8 +273,7 @@ mod tests {
         let mut flight = Flight::default();
         flight.add("SELECT $1", &[Some("x")]).unwrap();
         flight.add("COMMIT", &[]).unwrap();
-        assert_eq!(flight.len(), 2);
-        let (bytes, end) = flight.into_bytes();
+        let (bytes, end, _) = flight.into_bytes();
         assert_eq!(&bytes[end..], [b'S', 0, 0, 0, 4]);
         let sync = [b'S', 0, 0, 0, 4];
         assert_eq!(bytes.windows(5).filter(|window| *window == sync).count(), 1);
@@ -229,17 +290,19 @@ mod tests {
     fn an_outcome_is_certain_when_the_commit_was_answered_or_cannot_have_been_asked_for() {
         let fault = |fatal| Fault { code: "57P01".to_owned(), fatal, ..Fault::default() };
         let heard = |answers: usize, failed: Option<bool>| Heard {
+            steps: vec![Step::Statement; 3],
+            bound: answers,
             answers: vec![Answer::default(); answers],
             failed: failed.map(|fatal| (answers, fault(fatal))),
             ..Heard::default()
         };
-        let outcome =
-            |answers, failed, sent| match heard(answers, failed).broken_off(3, sent, "cut".to_owned()) {
-                Ok(Landing::Done(_)) => "done",
-                Ok(Landing::Failed(..)) => "failed",
-                Err(Lost::Sent(_)) => "unknown",
-                Err(Lost::NotSent(_)) => "not sent",
-            };
+        let outcome = |answers, failed, sent| match heard(answers, failed).broken_off(sent, "cut".to_owned())
+        {
+            Ok(Landing::Done(_)) => "done",
+            Ok(Landing::Failed(..)) => "failed",
+            Err(Lost::Sent(_)) => "unknown",
+            Err(Lost::NotSent(_)) => "not sent",
+        };
         // Three statements, the last of which commits.
         assert_eq!(outcome(3, None, true), "done", "the connection ended after the commit");
         assert_eq!(outcome(3, Some(true), true), "done", "the farewell came after the commit");
@@ -250,6 +313,26 @@ mod tests {
         assert_eq!(outcome(0, None, false), "not sent");
         assert_eq!(outcome(1, Some(true), false), "not sent");
         assert_eq!(outcome(1, Some(false), false), "failed");
+    }
+
+    #[test]
+    fn a_fault_belongs_to_the_first_step_that_is_not_done() {
+        let steps = vec![Step::Statement, Step::Bind, Step::Bind, Step::Statement, Step::Run, Step::Run];
+        for (bound, answers, at) in [
+            (0, 0, 0),
+            (1, 0, 0),
+            (1, 1, 1),
+            (2, 1, 2),
+            (3, 1, 3),
+            (4, 1, 3),
+            (4, 2, 4),
+            (4, 3, 5),
+            (4, 4, 6),
+        ] {
+            let answers = vec![Answer::default(); answers];
+            let heard = Heard { steps: steps.clone(), bound, answers, ..Heard::default() };
+            assert_eq!(heard.next_step(), at);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! [`Shape`]: what stands under the name of a collection, and what Outlast can do with it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -101,9 +102,9 @@ impl Table {
     }
 
     /// The values of the key columns that an id names: parts apart by commas, a comma inside one as `\,`.
-    pub(crate) fn key_of(&self, id: &str) -> Option<Vec<String>> {
+    pub(crate) fn key_of<'a>(&self, id: &'a str) -> Option<Vec<Cow<'a, str>>> {
         if self.key.len() == 1 {
-            return Some(vec![id.to_owned()]);
+            return Some(vec![Cow::Borrowed(id)]);
         }
         let mut parts = vec![String::new()];
         let mut chars = id.chars();
@@ -115,7 +116,7 @@ impl Table {
                 (_, None) => {}
             }
         }
-        (parts.len() == self.key.len()).then_some(parts)
+        (parts.len() == self.key.len()).then(|| parts.into_iter().map(Cow::Owned).collect())
     }
 
     /// The id of a row of `t`, as SQL.

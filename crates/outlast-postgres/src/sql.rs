@@ -42,7 +42,7 @@ pub(crate) fn statement(
             .collect(),
         ", ",
     );
-    let rows = format!("r AS (SELECT * FROM jsonb_to_recordset($1::text::jsonb) AS r ({definition}))");
+    let rows = format!("r AS (SELECT * FROM jsonb_to_recordset($1::jsonb) AS r ({definition}))");
     // An id names a record only in the spelling in which the database tells it.
     let mut spelled: Vec<String> = keys()
         .filter(|(_, key)| !key.is_text())
@@ -91,6 +91,11 @@ pub(crate) fn statement(
         }
     };
     format!("WITH {rows}, done AS ({done}) SELECT outlast_expect((SELECT count(*) FROM done), {count})")
+}
+
+/// Whether the statement changes rows. One that only looks for them looks when it is bound.
+pub(crate) fn changes(verb: Verb, columns: &[&Column], table: &Table) -> bool {
+    verb != Verb::Patch || table.document || !columns.is_empty()
 }
 
 /// A record that is there is replaced wholly: columns that are not given go back to their defaults.

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Fixture, after, create, items, put, statement};
 use outlast::RefusalKind;
-use outlast::database::{ApplyError, Database, DatabaseError, TakeOverError};
+use outlast::database::{ApplyError, Database, DatabaseError, Position, TakeOverError};
 use outlast_postgres::{Postgres, PostgresOptions};
 use outlast_testkit::postgres::PostgresServer;
 
@@ -194,4 +194,27 @@ async fn a_write_too_large_is_told_before_it_is_accepted() {
 fn options_are_shown_without_the_password() {
     let options = PostgresOptions { password: Some("my-secret".to_owned()), ..PostgresOptions::default() };
     assert!(!format!("{options:?}").contains("my-secret"));
+}
+
+/// The server reads a batch before it looks at the position. What it finds wrong there counts only behind the position.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_already_when_it_is_read_is_refused_only_at_the_right_position() {
+    let db = Fixture::new().await;
+    let writer = role(&db, "reader_of_types");
+    db.query(&format!(
+        "CREATE SCHEMA hidden; CREATE DOMAIN hidden.amount AS integer;
+         CREATE TABLE t (id text PRIMARY KEY, m integer, n hidden.amount);
+         GRANT SELECT, INSERT, UPDATE, DELETE ON t, outlast_position, outlast_keys TO {writer}"
+    ));
+    let database = login(&db, &writer, "my-secret");
+    let right = db.take_over().await;
+    let batch = |at| items(at, vec![put("t", "1", r#"{"m":1}"#), create("t", "2", r#"{"n":1}"#)]);
+    let refused = database.apply(&db.lane, &right, after(&right, 2), &batch(&right)).await;
+    assert!(
+        matches!(&refused, Err(ApplyError::Rejected { index: 1, reason, .. }) if reason.kind == RefusalKind::Permission),
+        "{refused:?}"
+    );
+    let wrong = Position { generation: right.generation + 1, ..right.clone() };
+    let moved = database.apply(&db.lane, &wrong, after(&wrong, 2), &batch(&wrong)).await;
+    assert!(matches!(&moved, Err(ApplyError::Moved { actual: Some(at) }) if *at == right), "{moved:?}");
 }

@@ -1,11 +1,11 @@
 //! Tables that were there before Outlast: members are columns, defaults hold, and nothing is changed on the way.
 
-#![allow(clippy::unwrap_used, reason = "tests report by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests report by panicking")]
 
 mod common;
 
-use common::{Fixture, collection, create, data, delete, patch, put, statement};
-use outlast::database::{Database, ListQuery};
+use common::{Fixture, after, collection, create, data, delete, items, patch, put, statement};
+use outlast::database::{ApplyError, Database, ListQuery, Position, Sequence64};
 use outlast::{RefusalKind, Write};
 use serde_json::{Value, json};
 
@@ -356,4 +356,31 @@ async fn a_table_that_a_statement_makes_is_used_by_what_follows_it_or_that_is_tr
     let refused = db.refused(vec![statement("SELECT 1", "{}"), patch("nowhere", "1", "{}")]).await;
     assert_eq!((refused.index, refused.kind), (1, RefusalKind::NotFound));
     db.apply(vec![statement("SELECT 1", "{}"), delete("nowhere", "1")]).await.unwrap();
+}
+
+/// A batch that was sent ahead is read while the one in front of it is at work. What it looks for is looked for later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_without_members_that_was_sent_ahead_finds_what_the_batch_in_front_of_it_makes() {
+    let db = Fixture::new().await;
+    db.query("CREATE TABLE t (id text PRIMARY KEY, n integer)");
+    db.apply(vec![create("t", "0", "{}")]).await.unwrap();
+    let mut both = 0;
+    for round in 1..=30 {
+        let start = db.database.position(&db.lane).await.unwrap().unwrap();
+        let (middle, end) = (after(&start, 50), after(&start, 51));
+        let middle = Position { sequence: Sequence64(middle), ..start.clone() };
+        let front = items(&start, (0..50).map(|n| create("t", &format!("{round}-{n}"), "{}")).collect());
+        let behind = items(&middle, vec![patch("t", &format!("{round}-49"), "{}")]);
+        let (in_front, ahead) = tokio::join!(
+            db.database.apply(&db.lane, &start, middle.sequence.0, &front),
+            db.database.apply(&db.lane, &middle, end, &behind),
+        );
+        in_front.unwrap();
+        match ahead {
+            Ok(_) => both += 1,
+            Err(ApplyError::Moved { .. } | ApplyError::Conflict(_)) => {}
+            Err(error) => panic!("round {round}: {error}"),
+        }
+    }
+    assert!(both > 0, "nothing sent ahead ever waited for its turn");
 }

@@ -3,7 +3,7 @@
 use outlast::Sequence;
 use outlast::database::{ApplyError, Item, LaneId, Position, TakeOverError};
 
-use super::{Harness, World, assert_moved, assert_not_taken, can_race, create, put};
+use super::{Harness, World, assert_moved, assert_not_taken, can_race, create, delete, patch, put};
 
 fn sequence(number: u64) -> Sequence {
     Sequence::from_u64(number).unwrap()
@@ -159,7 +159,12 @@ pub async fn a_batch_sent_ahead_takes_effect_right_behind_the_one_in_front_or_no
             (0..round * 5).map(|filler| world.item(put("a", &format!("filler-{filler}"), "{}"))).collect();
         let id = if refused { "taken".to_owned() } else { format!("front-{round}") };
         front.push(world.item(create("a", &id, "{}")));
-        let behind = [world.item(create("a", &format!("behind-{round}"), "{}"))];
+        // What the one in front makes is there for the one behind it.
+        let behind = [
+            world.item(create("a", &format!("behind-{round}"), "{}")),
+            world.item(patch("a", &id, r#"{"behind":1}"#)),
+            world.item(delete("a", "filler-0")),
+        ];
         let start = world.position.clone();
         let middle = Position { sequence: super_sequence(start.sequence.0.as_u64() + 1), ..start.clone() };
         let end = sequence(start.sequence.0.as_u64() + 2);
@@ -183,6 +188,11 @@ pub async fn a_batch_sent_ahead_takes_effect_right_behind_the_one_in_front_or_no
         both += u32::from(ahead.is_ok());
         let there = world.get("a", &format!("behind-{round}")).await.is_some();
         assert_eq!(there, ahead.is_ok(), "round {round}: {ahead:?}");
+        if ahead.is_ok() {
+            let patched = world.get("a", &id).await.unwrap();
+            assert_eq!(patched.get("behind").and_then(serde_json::Value::as_u64), Some(1), "round {round}");
+            assert_eq!(world.get("a", "filler-0").await, None, "round {round}");
+        }
         world.position = world.stored_position().await.unwrap();
         let expected = match (in_front.is_ok(), ahead.is_ok()) {
             (true, true) => end,
