@@ -15,7 +15,7 @@ use crate::feed::{Pending, Read};
 use crate::lanes::place_of;
 use crate::ledger::keys_of;
 use crate::trace::{Attempt, LINKS_MAX, TraceContext};
-use crate::write::WriteId;
+use crate::write::{Operation, WriteId};
 
 /// Conflicts in a row after which somebody else may hold the position.
 const CONFLICTS_MAX: u32 = 20;
@@ -56,9 +56,13 @@ impl Part {
         self.batch.len() + self.rest.len()
     }
 
-    /// Whether another one may be sent behind it: its one transaction is all of it, and on its way.
+    /// Whether another one may be sent behind it: its one transaction is all of it, and on its way; and it has no
+    /// statement, which could need a table for itself of which the one behind holds a lock.
     pub(super) fn leads(&self) -> bool {
-        self.rest.is_empty() && !self.pauses
+        let is_statement = |operation: &Operation| matches!(operation, Operation::Statement { .. });
+        self.rest.is_empty()
+            && !self.pauses
+            && !self.batch.iter().any(|pending| pending.write.operations().iter().any(is_statement))
     }
 
     /// Whether it was sent early and refused because its turn had not come. That can happen once.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use outlast::status::QueueStatus;
 use outlast::{Document, Options, Outcome, Outlast, Wait, Write, WriteId};
 use outlast_testkit::disk::SimulatedDisk;
-use outlast_testkit::simulated::{SimulatedDatabase, Trace};
+use outlast_testkit::simulated::{NOTE, SimulatedDatabase, Trace};
+use serde_json::Map;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -159,6 +160,24 @@ fn a_batch_that_comes_early_does_not_make_those_behind_it_come_early() {
         }
         let early = times("fenced");
         assert!(0 < early && early < 30, "of 300 batches {early} came early, where few can overtake");
+    });
+}
+
+/// It could wait for a table of which the one behind holds a lock, and that one for the position.
+#[test]
+fn nothing_is_sent_ahead_behind_a_statement() {
+    world::run(6, async {
+        let (database, outlast) = away(6, 8..12).await;
+        for number in 0..10 * BATCH {
+            let note = Write::statement(NOTE, Map::new(), vec![]);
+            let write = if number % 2 == 0 { note } else { put(&number.to_string(), "{}") };
+            queued(&outlast, write).await;
+        }
+        database.temper(|temper| temper.up = true);
+        while queue(&outlast).writes > 0 {
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(database.fired().get("sent ahead"), None);
     });
 }
 

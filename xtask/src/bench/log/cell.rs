@@ -15,8 +15,6 @@ use crate::Result;
 /// Entries handed over or read at once.
 const BATCH: usize = 1000;
 const BATCH_BYTES: usize = 4 << 20;
-/// When nothing has changed for so long, nothing is left to be compressed.
-const QUIET: Duration = Duration::from_millis(1500);
 /// Of the bare file.
 const BLOCK_BYTES: usize = 256 << 10;
 
@@ -66,24 +64,10 @@ fn fill(kind: Kind, directory: &Path, entries: usize) -> Result<Sample> {
     }
     log.sync().wait()?;
     let sample = Sample::of_total(entries, started.elapsed());
-    if kind.compresses() {
-        wait_until_compressed(&log);
-    }
+    // Closing the log would end it.
+    kind.wait_until_compressed(&log);
     log.close()?;
     Ok(sample)
-}
-
-/// It happens in the background, and closing the log would end it.
-fn wait_until_compressed(log: &Log) {
-    let mut before = 0;
-    loop {
-        let now = log.usage().disk_bytes;
-        if now == before {
-            return;
-        }
-        before = now;
-        std::thread::sleep(QUIET);
-    }
 }
 
 fn read(kind: Kind, directory: &Path, entries: usize) -> Result<Sample> {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outlast_log::{Compression, Encryption, Format, Key, Log, LogOptions, NewEntry, Retention};
 
@@ -12,6 +13,8 @@ use crate::Result;
 pub(super) const TIME_MS: u64 = 1_795_000_000_000;
 /// The same for every process that takes part.
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// When nothing has changed for so long, nothing is left to be compressed.
+const QUIET: Duration = Duration::from_millis(1500);
 /// Entries from which the size of one is worked out.
 const SAMPLE: u64 = 1000;
 
@@ -54,8 +57,17 @@ impl Kind {
         }
     }
 
-    pub(super) fn compresses(self) -> bool {
+    fn compresses(self) -> bool {
         matches!(self, Self::JsonZstd | Self::BincodeZstd)
+    }
+
+    /// It happens in the background.
+    pub(super) fn wait_until_compressed(self, log: &Log) {
+        let mut before = 0;
+        while self.compresses() && log.usage().disk_bytes != before {
+            before = log.usage().disk_bytes;
+            std::thread::sleep(QUIET);
+        }
     }
 
     pub(super) fn options(self) -> LogOptions {
@@ -114,7 +126,7 @@ impl Subject {
     /// Lets everything go: whole segments, whose files are used again.
     pub(super) fn free(&self) -> Result<()> {
         self.log.settle(self.log.watermarks().last);
-        self.log.reclaim(Retention { time: std::time::Duration::ZERO, bytes: 0 })?;
+        self.log.reclaim(Retention { time: Duration::ZERO, bytes: 0 })?;
         Ok(())
     }
 
