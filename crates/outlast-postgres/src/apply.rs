@@ -16,8 +16,9 @@ use crate::position::{self, READ_KEYS, ask, key_row};
 use crate::shape::{Shape, Shapes, Table};
 
 /// How often a batch is sent: at first, with nothing ahead of the position, in its own order, without the writes whose keys
-/// are known, with tables looked at anew, and once more for each of these two, should others change keys or tables meanwhile.
-const ROUNDS: usize = 7;
+/// are known, with tables looked at anew, with those that were absent, and once more for each of these three, should others
+/// change keys or tables meanwhile.
+const ROUNDS: usize = 9;
 
 /// What stands under the names of the batch's collections.
 type Known<'a> = HashMap<&'a Collection, Arc<Shape>>;
@@ -50,14 +51,19 @@ impl<'a> Attempt<'a> {
             let known = self.look().await?;
             let block = match Block::new(self.target, self.batch, &claims, &known, Mode::Commit) {
                 Ok(block) => block,
-                // A table that has changed since it was looked at may take the write after all.
-                Err(Stop::Write(_, refusal)) if refusal.kind == RefusalKind::Schema && !looked => {
+                Err(Stop::Write(index, refusal)) => {
+                    let is_of_tables = matches!(refusal.kind, RefusalKind::Schema | RefusalKind::NotFound);
+                    let refused = self.first_refused(index, refusal, &claims, &known).await?;
+                    let is_first =
+                        matches!(refused, ApplyError::Rejected { index: first, .. } if first == index);
+                    if !(is_of_tables && is_first) || looked {
+                        return Err(refused);
+                    }
+                    // Its turn has come by now. A table that was made or changed since it was looked at, by the batch in
+                    // front for example, may take the write after all.
                     looked = true;
                     self.forget();
                     continue;
-                }
-                Err(Stop::Write(index, refusal)) => {
-                    return Err(self.first_refused(index, refusal, &claims, &known).await?);
                 }
                 Err(Stop::TooLarge(reason)) => return Err(too_large(self.batch, &reason)),
             };
@@ -75,7 +81,9 @@ impl<'a> Attempt<'a> {
                 Err(Lost::Sent(reason)) => return Err(ApplyError::Unknown(reason)),
             };
             let source = sources.get(at).copied().unwrap_or(Source::End);
-            if source == Source::Ahead && is_refusal(&fault) {
+            if source == Source::Absent && fault.meaning() == Meaning::Missing {
+                // Tables are looked at again.
+            } else if source == Source::Ahead && is_refusal(&fault) {
                 // It counts only once the position is known to be the expected one.
                 self.target.binds_ahead = false;
             } else if source == Source::Keys && fault.code == "23505" {
@@ -151,6 +159,9 @@ impl<'a> Attempt<'a> {
         let message = fault.message.clone();
         match (source, fault.meaning()) {
             (Source::Position, Meaning::Missing) => self.moved().await,
+            (Source::Absent, Meaning::Missing) => {
+                ApplyError::Conflict("a table was made in the same moment".to_owned())
+            }
             (Source::Position, _) if fault.code == "42P01" => ApplyError::Moved { actual: None },
             (Source::Position | Source::Keys, _) if fault.code == "42501" => {
                 ApplyError::Unavailable(position::rights(fault))

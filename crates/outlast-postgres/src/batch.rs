@@ -50,6 +50,8 @@ pub(crate) enum Source {
     Keys,
     /// Makes a table for the operation of this write.
     Table(usize),
+    /// Checks that a collection still has no table, so that there is nothing to delete.
+    Absent,
     /// Operations; `alone` names the write and the operation when it is a single one.
     Operations { alone: Option<(usize, usize)> },
     /// Checks what would otherwise be checked at the commit.
@@ -108,6 +110,7 @@ impl<'a> Block<'a> {
         let mut builder = Builder {
             shapes,
             made: Vec::new(),
+            absent: Vec::new(),
             parts: Vec::new(),
             groups: Groups::new(match mode {
                 Mode::Trial => Grouping::None,
@@ -235,6 +238,8 @@ struct Builder<'a, 's> {
     shapes: &'s HashMap<&'a Collection, Arc<Shape>>,
     /// Collections whose table an earlier statement of this block makes.
     made: Vec<&'a Collection>,
+    /// Collections that are known to have none.
+    absent: Vec<&'a Collection>,
     parts: Vec<Part<'a>>,
     groups: Groups<'a>,
     /// The texts of callers' statements so far.
@@ -305,7 +310,10 @@ impl<'a, 's: 'a> Builder<'a, 's> {
                 return Err(refuse(RefusalKind::Schema, message));
             }
             // Nothing is there: nothing to delete, and nothing to patch.
-            _ if verb == Verb::Delete => return Ok(()),
+            _ if verb == Verb::Delete => {
+                self.expect_absent(collection);
+                return Ok(());
+            }
             _ if verb == Verb::Patch => return Err(refuse(RefusalKind::NotFound, absent(record))),
             _ if !self.create_collections => {
                 let message = format!(
@@ -344,6 +352,17 @@ impl<'a, 's: 'a> Builder<'a, 's> {
     fn is_mentioned(&self, collection: &Collection) -> bool {
         let name = collection.as_str().to_ascii_lowercase();
         self.statements.iter().any(|text| text.to_ascii_lowercase().contains(&name))
+    }
+
+    /// The batch in front may be about to make its table.
+    fn expect_absent(&mut self, collection: &'a Collection) {
+        if self.absent.contains(&collection) {
+            return;
+        }
+        self.absent.push(collection);
+        let text = "SELECT outlast_expect(CAST(to_regclass($1) IS NOT NULL AS integer), 0)";
+        let parameters = vec![Some(format!("\"{collection}\"").into())];
+        self.parts.push(Part { source: Source::Absent, ahead: false, text: text.into(), parameters });
     }
 
     fn make(&mut self, write: usize, collection: &'a Collection) {

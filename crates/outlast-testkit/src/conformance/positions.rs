@@ -1,5 +1,7 @@
 //! Positions, take-overs and the fence.
 
+use std::time::{Duration, Instant};
+
 use outlast::Sequence;
 use outlast::database::{ApplyError, Item, LaneId, Position, TakeOverError};
 
@@ -153,25 +155,44 @@ pub async fn a_batch_sent_ahead_takes_effect_right_behind_the_one_in_front_or_no
     let mut world = World::new(harness).await;
     world.apply([create("a", "taken", "{}")]).await;
     let mut both = 0;
-    for round in 0..20 {
+    let mut took = Duration::ZERO;
+    for round in 0..40_u32 {
         let refused = round % 4 == 3;
         let mut front: Vec<Item> =
-            (0..round * 5).map(|filler| world.item(put("a", &format!("filler-{filler}"), "{}"))).collect();
+            (0..round * 3).map(|filler| world.item(put("a", &format!("filler-{filler}"), "{}"))).collect();
         let id = if refused { "taken".to_owned() } else { format!("front-{round}") };
+        let fresh = format!("fresh{round}");
+        front.extend([create(&fresh, "1", "{}"), create(&fresh, "2", "{}")].map(|write| world.item(write)));
         front.push(world.item(create("a", &id, "{}")));
-        // What the one in front makes is there for the one behind it.
-        let behind = [
-            world.item(create("a", &format!("behind-{round}"), "{}")),
-            world.item(patch("a", &id, r#"{"behind":1}"#)),
-            world.item(delete("a", "filler-0")),
+        // What the one in front makes is there for the one behind it, collections too.
+        let mut behind = vec![
+            create("a", &format!("behind-{round}"), "{}"),
+            patch("a", &id, r#"{"behind":1}"#),
+            delete("a", "filler-0"),
+            delete(&fresh, "2"),
         ];
+        let mut patched = vec![("a", &*id)];
+        if round % 2 == 0 {
+            behind.push(patch(&fresh, "1", r#"{"behind":1}"#));
+            patched.push((&*fresh, "1"));
+        }
+        let behind: Vec<Item> = behind.into_iter().map(|write| world.item(write)).collect();
         let start = world.position.clone();
         let middle = Position { sequence: super_sequence(start.sequence.0.as_u64() + 1), ..start.clone() };
         let end = sequence(start.sequence.0.as_u64() + 2);
         let (database, lane) = (&world.database, &world.lane);
+        // Sooner or later while the one in front is under way.
+        let (began, later) = (Instant::now(), took * (round % 9) / 8);
         let (in_front, ahead) = tokio::join!(
-            database.apply(lane, &start, middle.sequence.0, &front),
-            database.apply(lane, &middle, end, &behind),
+            async {
+                let applied = database.apply(lane, &start, middle.sequence.0, &front).await;
+                took = began.elapsed();
+                applied
+            },
+            async {
+                tokio::time::sleep(later).await;
+                database.apply(lane, &middle, end, &behind).await
+            },
         );
         match (&in_front, refused) {
             (Ok(_), false) | (Err(ApplyError::Conflict(_)), _) => {}
@@ -182,16 +203,24 @@ pub async fn a_batch_sent_ahead_takes_effect_right_behind_the_one_in_front_or_no
             Ok(_) => assert!(in_front.is_ok(), "round {round}: behind a batch without effect"),
             Err(ApplyError::Moved { .. } | ApplyError::Conflict(_)) => {}
             // To whom nothing is sent ahead, a position that comes meanwhile looks like missing rights.
-            Err(ApplyError::Unavailable(_)) if !world.database.takes_ahead() => {}
+            Err(ApplyError::Unavailable(_) | ApplyError::Rejected { .. })
+                if !world.database.takes_ahead() => {}
             Err(error) => panic!("round {round}: ahead {error}"),
         }
         both += u32::from(ahead.is_ok());
         let there = world.get("a", &format!("behind-{round}")).await.is_some();
         assert_eq!(there, ahead.is_ok(), "round {round}: {ahead:?}");
         if ahead.is_ok() {
-            let patched = world.get("a", &id).await.unwrap();
-            assert_eq!(patched.get("behind").and_then(serde_json::Value::as_u64), Some(1), "round {round}");
+            for (collection, id) in patched {
+                let patched = world.get(collection, id).await.unwrap();
+                assert_eq!(
+                    patched.get("behind").and_then(serde_json::Value::as_u64),
+                    Some(1),
+                    "round {round}"
+                );
+            }
             assert_eq!(world.get("a", "filler-0").await, None, "round {round}");
+            assert_eq!(world.get(&fresh, "2").await, None, "round {round}");
         }
         world.position = world.stored_position().await.unwrap();
         let expected = match (in_front.is_ok(), ahead.is_ok()) {
