@@ -75,16 +75,17 @@ async fn a_restart_lets_nothing_overtake_a_write_whose_former_entry_the_log_has_
     let outlast = prepare(&world).await;
     outlast.submit(note("r", 1), PATIENT).await.unwrap();
     // Number 2 is refused once, and then the database goes away.
-    let (database, refused) = (world.database.clone(), AtomicBool::new(false));
+    let (database, refused) = (world.database.clone(), Arc::new(AtomicBool::new(false)));
+    let once = refused.clone();
     world.database.judge(move |write| {
-        let hit = number(write) == Some(2) && !refused.swap(true, Ordering::SeqCst);
+        let hit = number(write) == Some(2) && !once.swap(true, Ordering::SeqCst);
         hit.then(|| {
             database.set(Temper::Away);
             (Refusal::new(RefusalKind::Constraint, "a reference is missing"), true)
         })
     });
     let two = id_of(&outlast.submit(note("r", 2), Wait::No).await.unwrap());
-    eventually("parked", || outlast.status().accounting.parked == 1).await;
+    eventually("refused", || refused.load(Ordering::SeqCst)).await;
     eventually("away", || !outlast.is_healthy()).await;
     let filling = format!("{{\"filling\":\"{}\"}}", "x".repeat(10_000));
     for n in 0..20 {

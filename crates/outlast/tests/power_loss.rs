@@ -185,6 +185,7 @@ async fn a_parked_write_that_the_watermark_has_passed_is_not_lost_in_a_power_los
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retried_write_takes_effect_once_though_the_power_is_lost() {
     let mut machine = Machine::new(1);
+    machine.world.options.max_attempts = u32::MAX; // parked until it is acquitted, however slow this machine is
     let outlast = machine.open().await;
     eventually("connected", || outlast.is_healthy()).await;
     outlast.submit(counter("1"), PATIENT).await.unwrap();
