@@ -14,7 +14,7 @@ use crate::database::Database;
 use crate::dead::DeadLetterStore;
 use crate::drainer::Command;
 use crate::error::Error;
-use crate::estimate::{Rate, RetryInputs, retry_after, seconds, usual_rest};
+use crate::estimate::{Rates, RetryInputs, retry_after, seconds, usual_rest};
 use crate::event::{Event, EventKind};
 use crate::feed::{Intake, Pending};
 use crate::health::{Check, HealthManager, Level, Monitor, StateChange};
@@ -72,14 +72,6 @@ pub(crate) struct Core {
     /// A write has found no room since the last look.
     pub no_room: AtomicBool,
     rates: Mutex<Rates>,
-}
-
-#[derive(Debug, Default)]
-struct Rates {
-    /// What was accepted and waits no more, whatever became of it.
-    settled: Rate,
-    accepted: Rate,
-    sampled: Option<Instant>,
 }
 
 /// What [`Core::new`] is made of.
@@ -280,34 +272,18 @@ impl Core {
         }
     }
 
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Samples the rates; called about once a second.
     pub(crate) fn sample_rates(&self) {
         let terms = self.book().terms;
-        let now = Instant::now();
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if rates.sampled.is_some_and(|at| now.duration_since(at) < Duration::from_millis(500)) {
-            return;
-        }
-        rates.sampled = Some(now);
-        rates.settled.note(terms.accepted.saturating_sub(terms.pending), now);
-        rates.accepted.note(terms.accepted, now);
+        self.rates().note(terms.accepted, terms.pending, Instant::now());
     }
 
     pub(crate) fn reset_rates(&self) {
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.settled.reset();
-        rates.accepted.reset();
-        rates.sampled = None;
-    }
-
-    fn drain_rate(&self) -> f64 {
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner).settled.per_second()
-    }
-
-    /// Writes per second by which the queue grows (negative: shrinks).
-    fn growth(&self) -> f64 {
-        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.accepted.per_second() - rates.settled.per_second()
+        *self.rates() = Rates::default();
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -321,7 +297,7 @@ impl Core {
         }
         // A limit that was just set is not yet seen in the rate.
         let limit = self.throttle().map_or(f64::INFINITY, |limit| limit as f64);
-        seconds(writes, self.drain_rate().min(limit))
+        seconds(writes, self.rates().drain().min(limit))
     }
 
     /// The computed `Retry-After`, never 0 and at most `retry_after_max`.
@@ -378,7 +354,7 @@ impl Core {
             (book.terms, book.bytes)
         };
         let writes = terms.pending + terms.parked;
-        let growth = self.growth();
+        let growth = self.rates().growth();
         let room = self.options.max_writes.saturating_sub(writes);
         QueueStatus {
             id: self.log.queue_id().to_string(),
@@ -387,7 +363,7 @@ impl Core {
             bytes,
             bytes_max: self.options.max_bytes,
             oldest_age_seconds: self.oldest_age(),
-            drain_rate: self.drain_rate(),
+            drain_rate: self.rates().drain(),
             drain_eta_seconds: if writes == 0 { Some(0) } else { self.estimate(writes) },
             time_to_full_seconds: if growth > 0.5 { seconds(room, growth) } else { None },
             throttle: self.throttle(),

@@ -36,7 +36,7 @@ pub(crate) fn usual_rest(past: &[Duration], lasted: Duration) -> Option<Duration
 /// Events per second over the last seconds, from samples of a counter. One that is smaller than before, as when dead
 /// letters are queued again, counts as standing still.
 #[derive(Debug, Default)]
-pub(crate) struct Rate {
+struct Rate {
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -45,7 +45,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 impl Rate {
     /// Notes the counter's value.
-    pub(crate) fn note(&mut self, total: u64, now: Instant) {
+    fn note(&mut self, total: u64, now: Instant) {
         self.samples.push_back((now, total));
         while self.samples.len() > 2
             && self.samples.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_WINDOW)
@@ -54,19 +54,48 @@ impl Rate {
         }
     }
 
-    /// Begins again, as after an outage.
-    pub(crate) fn reset(&mut self) {
-        self.samples.clear();
-    }
-
     /// Per second; 0 with fewer than two samples.
-    pub(crate) fn per_second(&self) -> f64 {
+    fn per_second(&self) -> f64 {
         match (self.samples.front(), self.samples.back()) {
             (Some((start, from)), Some((end, to))) if end > start => {
                 to.saturating_sub(*from) as f64 / end.duration_since(*start).as_secs_f64()
             }
             _ => 0.0,
         }
+    }
+}
+
+/// How fast the queue fills and empties. After an outage it begins again.
+#[derive(Debug, Default)]
+pub(crate) struct Rates {
+    accepted: Rate,
+    /// What was accepted and is pending no more, whatever became of it.
+    settled: Rate,
+    noted: Option<Instant>,
+}
+
+/// Whoever asks for the rates may note the counters as well: no more often than this.
+const NOTED_EVERY: Duration = Duration::from_millis(500);
+
+impl Rates {
+    /// Notes the counters, if that was not just done.
+    pub(crate) fn note(&mut self, accepted: u64, pending: u64, now: Instant) {
+        if self.noted.is_some_and(|at| now.duration_since(at) < NOTED_EVERY) {
+            return;
+        }
+        self.noted = Some(now);
+        self.accepted.note(accepted, now);
+        self.settled.note(accepted.saturating_sub(pending), now);
+    }
+
+    /// Writes per second that leave the queue.
+    pub(crate) fn drain(&self) -> f64 {
+        self.settled.per_second()
+    }
+
+    /// Writes per second by which the queue grows (negative: shrinks).
+    pub(crate) fn growth(&self) -> f64 {
+        self.accepted.per_second() - self.settled.per_second()
     }
 }
 
@@ -122,5 +151,20 @@ mod tests {
         assert!((rate.per_second() - 100.0).abs() < 0.01);
         assert_eq!(seconds(1000, rate.per_second()), Some(10));
         assert_eq!(seconds(1000, 0.0), None);
+    }
+
+    #[test]
+    fn the_queue_grows_by_what_is_accepted_and_not_settled() {
+        let start = Instant::now();
+        let mut rates = Rates::default();
+        rates.note(1000, 1000, start);
+        rates.note(9_999_999, 0, start + NOTED_EVERY / 2);
+        assert!(
+            rates.drain().abs() < f64::EPSILON && rates.growth().abs() < f64::EPSILON,
+            "too early to tell"
+        );
+        rates.note(1300, 1100, start + Duration::from_secs(2));
+        assert!((rates.drain() - 100.0).abs() < 0.01, "{rates:?}");
+        assert!((rates.growth() - 50.0).abs() < 0.01, "{rates:?}");
     }
 }

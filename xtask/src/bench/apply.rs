@@ -23,6 +23,8 @@ const DRAIN_GOAL: f64 = 0.90;
 /// A lone write may take so many times what its transaction takes by hand, and so many microseconds more.
 const LONE_FACTOR: f64 = 1.05;
 const LONE_MORE_US: f64 = 50.0;
+/// A round of lone writes is so many short turns, so that a disk that slows down slows both of them.
+const LONE_TURNS: usize = 10;
 
 /// Measures.
 pub(super) fn measure(settings: &Settings) -> Result<Section> {
@@ -35,6 +37,10 @@ pub(super) fn measure(settings: &Settings) -> Result<Section> {
         "Of the calls: \"plain\" is one call of the database's own client for each row, which cannot tell afterwards \
          whether it took effect; \"by hand\" is the adapter's own call with one write and the position, in one flight."
             .to_owned(),
+        format!(
+            "A lone write and its transaction by hand take {LONE_TURNS} short turns in each round, so that a disk that \
+             slows down slows both."
+        ),
         "As many plain callers at once as go through Outlast are in the table.".to_owned(),
         format!(
             "Of the backlog: {} rows. The client's own transactions have {BATCH} rows and a position, as Outlast's have; \
@@ -49,27 +55,25 @@ pub(super) fn measure(settings: &Settings) -> Result<Section> {
 fn calls(settings: &Settings, kind: Kind, section: &mut Section) -> Result<()> {
     let callers = settings.callers;
     let bench = lone::Bench::open(settings, kind, "apply", callers)?.with_lanes(settings, LANES[1])?;
-    let contenders = [
-        (1, bench.plain(1)),
-        (callers, bench.plain(callers)),
-        (1, bench.by_hand()?),
-        (1, bench.library(1)),
-        (callers, bench.library(callers)),
-    ];
+    let contenders =
+        [(1, bench.plain(1)), (callers, bench.plain(callers)), (callers, bench.library(callers))];
     let over_lanes = bench.library_over_lanes(callers).map(|contender| (callers, contender));
     let contenders = contenders.into_iter().chain(over_lanes).map(|(callers, contender)| Contender {
         name: format!("{callers} x {}", contender.name),
         ..contender
     });
     let series = interleave(contenders.collect(), settings.rounds, settings.time)?;
-    let short = bench.place.short();
-    section.tables.push(Table::compare(format!("{}: calls", bench.place.title()), &series, 0, Compare::Rate));
-    let [plain, _, by_hand, lone, many, ..] = &series[..] else {
-        return Err("a contender is missing".into());
-    };
-    section.goals.extend(lone_goal(short, lone, by_hand));
+    let (title, short) = (bench.place.title(), bench.place.short());
+    let [plain, _, many, ..] = &series[..] else { return Err("a contender is missing".into()) };
     let what = format!("{short}: {callers} callers through Outlast to one call each of a plain one, rate");
-    section.goals.extend(goal(what, Bound::AtLeast(gain_goal(kind)), many, plain, Compare::Rate));
+    let many = goal(what, Bound::AtLeast(gain_goal(kind)), many, plain, Compare::Rate);
+    let calls = Table::compare(format!("{title}: calls"), &series, 0, Compare::Rate);
+    let lone = vec![bench.by_hand()?, bench.library(1)];
+    let lone = interleave(lone, settings.rounds * LONE_TURNS, settings.time / LONE_TURNS as u32)?;
+    section.tables.push(Table::compare(format!("{title}: a lone write"), &lone, 0, Compare::Median));
+    section.tables.push(calls);
+    section.goals.extend(lone_goal(short, &lone[1], &lone[0]));
+    section.goals.extend(many);
     bench.close();
     Ok(())
 }
