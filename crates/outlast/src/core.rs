@@ -297,7 +297,8 @@ impl Core {
         }
         // A limit that was just set is not yet seen in the rate.
         let limit = self.throttle().map_or(f64::INFINITY, |limit| limit as f64);
-        seconds(writes, self.rates().drain().min(limit))
+        let drain_rate = self.rates().drain();
+        seconds(writes, drain_rate.min(limit))
     }
 
     /// The computed `Retry-After`, never 0 and at most `retry_after_max`.
@@ -354,7 +355,11 @@ impl Core {
             (book.terms, book.bytes)
         };
         let writes = terms.pending + terms.parked;
-        let growth = self.rates().growth();
+        // Not within the expression below: it would be held to its end, where the estimate takes it again.
+        let (drain_rate, growth) = {
+            let rates = self.rates();
+            (rates.drain(), rates.growth())
+        };
         let room = self.options.max_writes.saturating_sub(writes);
         QueueStatus {
             id: self.log.queue_id().to_string(),
@@ -363,7 +368,7 @@ impl Core {
             bytes,
             bytes_max: self.options.max_bytes,
             oldest_age_seconds: self.oldest_age(),
-            drain_rate: self.rates().drain(),
+            drain_rate,
             drain_eta_seconds: if writes == 0 { Some(0) } else { self.estimate(writes) },
             time_to_full_seconds: if growth > 0.5 { seconds(room, growth) } else { None },
             throttle: self.throttle(),
