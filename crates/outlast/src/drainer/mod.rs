@@ -265,10 +265,11 @@ impl Drainer {
     /// The callers just answered run first: those of them that write again are then found by the next read, all together,
     /// and not one by one or by a sleep and a wake-up in between.
     async fn let_callers_run(&self, sent: usize) {
-        let mut waiting = self.core.book().terms.pending;
-        if sent <= 1 && waiting > 0 {
+        // A lone caller has nobody to be gathered with: to step aside for it would only wake another thread.
+        if sent <= 1 {
             return;
         }
+        let mut waiting = self.core.book().terms.pending;
         for _ in 0..YIELDS_MAX {
             tokio::task::yield_now().await;
             let before = std::mem::replace(&mut waiting, self.core.book().terms.pending);
