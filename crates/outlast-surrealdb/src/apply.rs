@@ -36,13 +36,18 @@ enum Verdict {
 }
 
 impl Attempt<'_> {
-    /// Applies the batch.
-    pub(crate) async fn run(mut self) -> Result<Applied, ApplyError> {
+    /// Applies the batch; `first` is the block to begin with ([`first_block`]).
+    pub(crate) async fn run(mut self, first: Block) -> Result<Applied, ApplyError> {
         let mut applied = Applied::default();
         let mut skipped = HashSet::new();
         let mut care = Care::Fast;
+        let mut first = Some(first);
         for _ in 0..ROUNDS {
-            let (fault, meaning) = match self.send(self.batch, &skipped, care).await? {
+            let verdict = match first.take() {
+                Some(first) => self.ask(first, care).await?,
+                None => self.send(self.batch, &skipped, care).await?,
+            };
+            let (fault, meaning) = match verdict {
                 Verdict::Passed => return Ok(applied),
                 Verdict::Refused(fault, meaning) => (fault, meaning),
             };
@@ -105,18 +110,18 @@ impl Attempt<'_> {
         Ok(self.rejected(self.blamed(&fault).unwrap_or(fails - 1), &fault, meaning))
     }
 
-    /// Sends a block and sorts the answer. What is not about one of the writes is an error.
+    /// Sends these writes as a block.
     async fn send(
         &mut self,
         writes: &[Item],
         skipped: &HashSet<usize>,
         care: Care,
     ) -> Result<Verdict, ApplyError> {
-        let block =
-            Block::new(self.target, writes, skipped, care, now_millis()).map_err(|(index, invalid)| {
-                let reason = Refusal::new(RefusalKind::Other, invalid.to_string());
-                ApplyError::Rejected { index, reason, retryable: false }
-            })?;
+        self.ask(block(self.target, writes, skipped, care)?, care).await
+    }
+
+    /// Sends a block and sorts the answer. What is not about one of the writes is an error.
+    async fn ask(&mut self, block: Block, care: Care) -> Result<Verdict, ApplyError> {
         let fault = match self.connection.query(&block.text, block.values, self.deadline).await {
             Ok(rows) => match worst(rows) {
                 Ok(results) if results.iter().any(|row| row.as_text() == Some(DONE)) => {
@@ -267,6 +272,23 @@ impl Attempt<'_> {
         let rows = results.iter().filter_map(Cbor::as_array).flatten();
         Ok(rows.filter_map(position::key_row).collect())
     }
+}
+
+/// What a batch is first sent as.
+pub(crate) fn first_block(target: Target<'_>, batch: &[Item]) -> Result<Block, ApplyError> {
+    block(target, batch, &HashSet::new(), Care::Fast)
+}
+
+fn block(
+    target: Target<'_>,
+    writes: &[Item],
+    skipped: &HashSet<usize>,
+    care: Care,
+) -> Result<Block, ApplyError> {
+    Block::new(target, writes, skipped, care, now_millis()).map_err(|(index, invalid)| {
+        let reason = Refusal::new(RefusalKind::Other, invalid.to_string());
+        ApplyError::Rejected { index, reason, retryable: false }
+    })
 }
 
 /// What to make of a failure that trials, which never reach a commit, do not meet.

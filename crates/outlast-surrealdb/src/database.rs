@@ -17,11 +17,12 @@ use outlast::{Collection, Document, Operation, RecordId, Sequence, Write, WriteI
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::apply::{Attempt, now_millis, size, worst};
-use crate::batch::{KEYS, POSITIONS, Target};
+use crate::apply::{Attempt, first_block, now_millis, size, worst};
+use crate::batch::{Block, KEYS, POSITIONS, Target};
 use crate::connection::{ConnectError, Connection, RequestError};
 use crate::fault::Meaning;
 use crate::pool::{Pool, Pooled};
+use crate::turns::Turns;
 use crate::value::{from_json, integer, member, record, records_from, text_key, to_map};
 use crate::{position, statement};
 
@@ -77,6 +78,7 @@ pub struct SurrealDb {
     create_collections: bool,
     writes: Pool,
     reads: Pool,
+    turns: Turns,
     /// Which server answers, as a [`Release`].
     release: AtomicU8,
 }
@@ -111,6 +113,7 @@ impl SurrealDb {
             create_collections,
             writes,
             reads,
+            turns: Turns::default(),
             release: AtomicU8::new(Release::Unknown as u8),
         })
     }
@@ -158,6 +161,26 @@ impl SurrealDb {
             );
         }
         Ok(())
+    }
+
+    /// All that can be done for a batch before its turn: a connection, and the block that it is first sent as.
+    async fn make_ready(&self, target: Target<'_>, batch: &[Item]) -> Result<(Pooled, Block), ApplyError> {
+        let deadline = self.deadline();
+        let mut connection =
+            self.writes.take(deadline).await.map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
+        if self.is(Release::Unknown) {
+            let looked = self.look_at_server(&mut connection, deadline).await;
+            looked.map_err(|error| ApplyError::Unavailable(error.to_string()))?;
+        }
+        if self.is(Release::Two)
+            && let Some(index) = batch.iter().position(changes_a_record_twice)
+        {
+            let message = "SurrealDB 2.x forgets the second of two changes to one record in one transaction when it \
+                           restarts: send them as two writes, or as one operation";
+            let reason = Refusal::new(RefusalKind::Other, message);
+            return Err(ApplyError::Rejected { index, reason, retryable: false });
+        }
+        Ok((connection, first_block(target, batch)?))
     }
 
     /// Makes what is missing, one thing after the other.
@@ -298,6 +321,11 @@ impl Database for SurrealDb {
         if self.is(Release::Later) { usize::MAX } else { 1 }
     }
 
+    /// It waits here until the one in front is answered ([`Turns`]).
+    fn takes_ahead(&self) -> bool {
+        true
+    }
+
     async fn position(&self, lane: &LaneId) -> Result<Option<Position>, DatabaseError> {
         let deadline = self.deadline();
         let mut connection = self.writes.take(deadline).await.map_err(database_error)?;
@@ -329,23 +357,12 @@ impl Database for SurrealDb {
         next: Sequence,
         batch: &[Item],
     ) -> Result<Applied, ApplyError> {
-        let deadline = self.deadline();
-        let mut connection =
-            self.writes.take(deadline).await.map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
-        if self.is(Release::Unknown) {
-            let looked = self.look_at_server(&mut connection, deadline).await;
-            looked.map_err(|error| ApplyError::Unavailable(error.to_string()))?;
-        }
-        if self.is(Release::Two)
-            && let Some(index) = batch.iter().position(changes_a_record_twice)
-        {
-            let message = "SurrealDB 2.x forgets the second of two changes to one record in one transaction when it \
-                           restarts: send them as two writes, or as one operation";
-            let reason = Refusal::new(RefusalKind::Other, message);
-            return Err(ApplyError::Rejected { index, reason, retryable: false });
-        }
         let target = Target { rows, next, tables_must_exist: !self.create_collections };
-        Attempt { connection: &mut connection, target, batch, deadline }.run().await
+        // Polled in this order: the turns are those of the calls.
+        let (_turn, ready) = tokio::join!(biased; self.turns.take(rows), self.make_ready(target, batch));
+        let (mut connection, block) = ready?;
+        // Its time begins with its turn.
+        Attempt { connection: &mut connection, target, batch, deadline: self.deadline() }.run(block).await
     }
 
     async fn get(&self, collection: &Collection, id: &RecordId) -> Result<Option<Document>, DatabaseError> {

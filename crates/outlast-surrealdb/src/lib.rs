@@ -42,6 +42,7 @@ mod position;
 mod socket;
 mod statement;
 mod tls;
+mod turns;
 mod value;
 
 pub use database::{SurrealDb, SurrealOptions};

@@ -43,6 +43,10 @@ impl Drainer {
             {
                 self.recall(ahead, &answer).await?;
             }
+            // Its turn has come: the database works on it while the books are kept about the one in front.
+            if let Some(Ahead { flight, landed: landed @ None, .. }) = &mut ahead {
+                *landed = poll_once(flight).await;
+            }
             if early {
                 flight = self.send(&mut part, Duration::ZERO)?;
                 landed = poll_once(&mut flight).await;
