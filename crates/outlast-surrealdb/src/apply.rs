@@ -10,8 +10,9 @@ use outlast::{Operation, WriteId};
 use tokio::time::Instant;
 
 use crate::batch::{ABSENT, Block, Care, DONE, EXISTS, KEYS, MOVED, POSITIONS, TRIAL, Target};
-use crate::connection::{Connection, RequestError};
+use crate::connection::RequestError;
 use crate::fault::{Fault, Meaning};
+use crate::pool::Pooled;
 use crate::position;
 use crate::value::record;
 
@@ -21,10 +22,10 @@ const ROUNDS: usize = 5;
 
 /// A batch on its way.
 pub(crate) struct Attempt<'a> {
-    pub(crate) connection: &'a mut Connection,
-    pub(crate) target: Target<'a>,
-    pub(crate) batch: &'a [Item],
-    pub(crate) deadline: Instant,
+    connection: Pooled,
+    target: Target<'a>,
+    batch: &'a [Item],
+    deadline: Instant,
 }
 
 /// What the server made of a block.
@@ -35,18 +36,29 @@ enum Verdict {
     Refused(Fault, Meaning),
 }
 
-impl Attempt<'_> {
-    /// Applies the batch; `first` is the block to begin with ([`first_block`]).
-    pub(crate) async fn run(mut self, first: Block) -> Result<Applied, ApplyError> {
+impl<'a> Attempt<'a> {
+    /// Makes the batch ready to be sent.
+    pub(crate) fn prepare(
+        connection: Pooled,
+        target: Target<'a>,
+        batch: &'a [Item],
+    ) -> Result<Self, ApplyError> {
+        let mut attempt = Self { connection, target, batch, deadline: Instant::now() };
+        attempt.make_ready(batch, &HashSet::new(), Care::Fast)?;
+        Ok(attempt)
+    }
+
+    /// Applies the batch.
+    pub(crate) async fn run(mut self, deadline: Instant) -> Result<Applied, ApplyError> {
+        self.deadline = deadline;
         let mut applied = Applied::default();
         let mut skipped = HashSet::new();
         let mut care = Care::Fast;
-        let mut first = Some(first);
-        for _ in 0..ROUNDS {
-            let verdict = match first.take() {
-                Some(first) => self.ask(first, care).await?,
-                None => self.send(self.batch, &skipped, care).await?,
-            };
+        for round in 0..ROUNDS {
+            if round > 0 {
+                self.make_ready(self.batch, &skipped, care)?;
+            }
+            let verdict = self.ask(care).await?;
             let (fault, meaning) = match verdict {
                 Verdict::Passed => return Ok(applied),
                 Verdict::Refused(fault, meaning) => (fault, meaning),
@@ -117,12 +129,31 @@ impl Attempt<'_> {
         skipped: &HashSet<usize>,
         care: Care,
     ) -> Result<Verdict, ApplyError> {
-        self.ask(block(self.target, writes, skipped, care)?, care).await
+        self.make_ready(writes, skipped, care)?;
+        self.ask(care).await
     }
 
-    /// Sends a block and sorts the answer. What is not about one of the writes is an error.
-    async fn ask(&mut self, block: Block, care: Care) -> Result<Verdict, ApplyError> {
-        let fault = match self.connection.query(&block.text, block.values, self.deadline).await {
+    /// Makes these writes ready to be sent as a block.
+    fn make_ready(
+        &mut self,
+        writes: &[Item],
+        skipped: &HashSet<usize>,
+        care: Care,
+    ) -> Result<(), ApplyError> {
+        let block =
+            Block::new(self.target, writes, skipped, care, now_millis()).map_err(|(index, invalid)| {
+                let reason = Refusal::new(RefusalKind::Other, invalid.to_string());
+                ApplyError::Rejected { index, reason, retryable: false }
+            })?;
+        self.connection.prepare(&block.text, block.values).map_err(|error| match error {
+            RequestError::TooLarge(bytes) => self.too_large(bytes),
+            error => ApplyError::Unavailable(error.into_message()),
+        })
+    }
+
+    /// Sends what was made ready and sorts the answer. What is not about one of the writes is an error.
+    async fn ask(&mut self, care: Care) -> Result<Verdict, ApplyError> {
+        let fault = match self.connection.run(self.deadline).await {
             Ok(rows) => match worst(rows) {
                 Ok(results) if results.iter().any(|row| row.as_text() == Some(DONE)) => {
                     return Ok(Verdict::Passed);
@@ -131,7 +162,9 @@ impl Attempt<'_> {
                 Err(fault) => fault,
             },
             Err(RequestError::Fault(fault)) => fault,
-            Err(RequestError::TooLarge(bytes)) => return Err(self.too_large(bytes)),
+            Err(error @ (RequestError::TooLarge(_) | RequestError::Unsendable(_))) => {
+                return Err(ApplyError::Unavailable(error.into_message()));
+            }
             // A trial commits nothing, whatever became of it.
             Err(RequestError::Lost(reason)) if care == Care::Trial => {
                 return Err(ApplyError::Unavailable(reason));
@@ -166,7 +199,7 @@ impl Attempt<'_> {
     /// The position was not the expected one: says what stands there.
     async fn moved(&mut self) -> ApplyError {
         for (lane, expected) in self.target.rows {
-            match position::read(self.connection, lane, self.deadline).await {
+            match position::read(&mut self.connection, lane, self.deadline).await {
                 Ok(Some(actual)) if actual == *expected => {}
                 Ok(actual) => return ApplyError::Moved { actual },
                 Err(error) => return ApplyError::Unavailable(error.to_string()),
@@ -272,23 +305,6 @@ impl Attempt<'_> {
         let rows = results.iter().filter_map(Cbor::as_array).flatten();
         Ok(rows.filter_map(position::key_row).collect())
     }
-}
-
-/// What a batch is first sent as.
-pub(crate) fn first_block(target: Target<'_>, batch: &[Item]) -> Result<Block, ApplyError> {
-    block(target, batch, &HashSet::new(), Care::Fast)
-}
-
-fn block(
-    target: Target<'_>,
-    writes: &[Item],
-    skipped: &HashSet<usize>,
-    care: Care,
-) -> Result<Block, ApplyError> {
-    Block::new(target, writes, skipped, care, now_millis()).map_err(|(index, invalid)| {
-        let reason = Refusal::new(RefusalKind::Other, invalid.to_string());
-        ApplyError::Rejected { index, reason, retryable: false }
-    })
 }
 
 /// What to make of a failure that trials, which never reach a commit, do not meet.

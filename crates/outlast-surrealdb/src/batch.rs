@@ -208,7 +208,8 @@ impl Block {
     fn insert(&mut self, collection: &Collection, run: Vec<Step<'_>>) {
         let rows = run.into_iter().filter_map(|step| match step.action {
             Action::Record { id, data: Cbor::Map(mut members), .. } => {
-                members.push((text("id"), record(collection.as_str(), id.as_str())));
+                // A text is taken as it is; a name of the table with it would only be read again.
+                members.push((text("id"), text(id.as_str())));
                 Some(Cbor::Map(members))
             }
             _ => None,

@@ -38,13 +38,15 @@ pub(crate) enum RequestError {
     Fault(Fault),
     /// Not sent: it has more bytes than the server takes.
     TooLarge(usize),
+    /// Not sent: it cannot be put into a request.
+    Unsendable(String),
 }
 
 impl RequestError {
     /// In words.
     pub(crate) fn into_message(self) -> String {
         match self {
-            Self::Lost(reason) => reason,
+            Self::Lost(reason) | Self::Unsendable(reason) => reason,
             Self::Fault(fault) => fault.message,
             Self::TooLarge(bytes) => format!("a request of {bytes} bytes is too large"),
         }
@@ -114,10 +116,29 @@ impl Connection {
         values: Vec<(String, Cbor)>,
         deadline: Instant,
     ) -> Result<Rows, RequestError> {
+        self.prepare(statements, values)?;
+        self.run(deadline).await
+    }
+
+    /// Makes ready what [`Connection::run`] sends. Nothing is sent yet.
+    pub(crate) fn prepare(
+        &mut self,
+        statements: &str,
+        values: Vec<(String, Cbor)>,
+    ) -> Result<(), RequestError> {
         match self {
-            Self::Server(socket) => socket.query(statements, values, deadline).await,
+            Self::Server(socket) => socket.prepare(statements, values),
             #[cfg(feature = "surrealdb-embedded")]
-            Self::Engine(session) => session.query(statements, values, deadline).await,
+            Self::Engine(session) => session.prepare(statements, values),
+        }
+    }
+
+    /// Runs the statements that were made ready.
+    pub(crate) async fn run(&mut self, deadline: Instant) -> Result<Rows, RequestError> {
+        match self {
+            Self::Server(socket) => socket.run(deadline).await,
+            #[cfg(feature = "surrealdb-embedded")]
+            Self::Engine(session) => session.run(deadline).await,
         }
     }
 

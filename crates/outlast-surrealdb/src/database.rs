@@ -17,8 +17,8 @@ use outlast::{Collection, Document, Operation, RecordId, Sequence, Write, WriteI
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::apply::{Attempt, first_block, now_millis, size, worst};
-use crate::batch::{Block, KEYS, POSITIONS, Target};
+use crate::apply::{Attempt, now_millis, size, worst};
+use crate::batch::{KEYS, POSITIONS, Target};
 use crate::connection::{ConnectError, Connection, RequestError};
 use crate::fault::Meaning;
 use crate::pool::{Pool, Pooled};
@@ -163,8 +163,8 @@ impl SurrealDb {
         Ok(())
     }
 
-    /// All that can be done for a batch before its turn: a connection, and the block that it is first sent as.
-    async fn make_ready(&self, target: Target<'_>, batch: &[Item]) -> Result<(Pooled, Block), ApplyError> {
+    /// All that can be done for a batch before its turn: a connection, and the request for it.
+    async fn make_ready<'a>(&self, target: Target<'a>, batch: &'a [Item]) -> Result<Attempt<'a>, ApplyError> {
         let deadline = self.deadline();
         let mut connection =
             self.writes.take(deadline).await.map_err(|error| ApplyError::Unavailable(error.into_reason()))?;
@@ -180,7 +180,7 @@ impl SurrealDb {
             let reason = Refusal::new(RefusalKind::Other, message);
             return Err(ApplyError::Rejected { index, reason, retryable: false });
         }
-        Ok((connection, first_block(target, batch)?))
+        Attempt::prepare(connection, target, batch)
     }
 
     /// Makes what is missing, one thing after the other.
@@ -360,9 +360,8 @@ impl Database for SurrealDb {
         let target = Target { rows, next, tables_must_exist: !self.create_collections };
         // Polled in this order: the turns are those of the calls.
         let (_turn, ready) = tokio::join!(biased; self.turns.take(rows), self.make_ready(target, batch));
-        let (mut connection, block) = ready?;
         // Its time begins with its turn.
-        Attempt { connection: &mut connection, target, batch, deadline: self.deadline() }.run(block).await
+        ready?.run(self.deadline()).await
     }
 
     async fn get(&self, collection: &Collection, id: &RecordId) -> Result<Option<Document>, DatabaseError> {

@@ -31,6 +31,8 @@ pub(crate) struct Engine {
 /// One user's way into the engine.
 pub(crate) struct Session {
     database: Surreal<Any>,
+    /// The statements that [`Session::run`] runs next, with their values.
+    prepared: Option<(String, Value)>,
     usable: bool,
 }
 
@@ -51,7 +53,7 @@ impl Engine {
                 None => opened.insert(connect(self.endpoint.as_str()).await.map_err(unavailable)?).clone(),
             };
             database.use_ns(NAME).use_db(NAME).await.map_err(unavailable)?;
-            Ok(Session { database, usable: true })
+            Ok(Session { database, prepared: None, usable: true })
         };
         let opened = timeout(limit, opening).await;
         opened.map_err(|_| ConnectError::Unavailable(format!("{self} did not open within {limit:?}")))?
@@ -75,15 +77,22 @@ impl Session {
         self.usable = false;
     }
 
-    /// Runs statements with values bound to names (without `$`).
-    pub(crate) async fn query(
+    /// Makes statements ready, with values bound to names (without `$`).
+    pub(crate) fn prepare(
         &mut self,
         statements: &str,
         values: Vec<(String, Cbor)>,
-        deadline: Instant,
-    ) -> Result<Rows, RequestError> {
+    ) -> Result<(), RequestError> {
         let members = values.into_iter().map(|(name, value)| (Cbor::Text(name), value)).collect();
-        let bound = into_engine(&Cbor::Map(members)).map_err(RequestError::Lost)?;
+        let bound = into_engine(&Cbor::Map(members)).map_err(RequestError::Unsendable)?;
+        self.prepared = Some((statements.to_owned(), bound));
+        Ok(())
+    }
+
+    /// Runs the statements that were made ready.
+    pub(crate) async fn run(&mut self, deadline: Instant) -> Result<Rows, RequestError> {
+        let nothing = || RequestError::Unsendable("nothing was made ready".to_owned());
+        let (statements, bound) = self.prepared.take().ok_or_else(nothing)?;
         self.usable = false;
         let running = self.database.query(statements).bind(bound);
         let answered = timeout_at(deadline, running).await;

@@ -38,6 +38,8 @@ pub(crate) struct Socket {
     address: Arc<Address>,
     level: Arc<AtomicUsize>,
     last_id: u64,
+    /// The request that [`Socket::run`] sends next, with its id.
+    prepared: Option<(u64, Bytes)>,
     /// The last request was answered completely.
     usable: bool,
 }
@@ -56,7 +58,7 @@ impl Socket {
             ConnectError::Unavailable(format!("no connection to {address} within {limit:?}"))
         })??;
         let (address, level) = (Arc::clone(address), Arc::clone(level));
-        let mut opened = Self { stream: socket, address, level, last_id: 0, usable: true };
+        let mut opened = Self { stream: socket, address, level, last_id: 0, prepared: None, usable: true };
         opened.begin_session(deadline).await?;
         Ok(opened)
     }
@@ -140,14 +142,20 @@ impl Socket {
         self.usable = false;
     }
 
-    /// Runs statements with values bound to names (without `$`).
-    pub(crate) async fn query(
+    /// Makes statements ready, with values bound to names (without `$`).
+    pub(crate) fn prepare(
         &mut self,
         statements: &str,
         values: Vec<(String, Cbor)>,
-        deadline: Instant,
-    ) -> Result<Rows, RequestError> {
-        let (id, frame) = self.frame("query", vec![text(statements), named(values)])?;
+    ) -> Result<(), RequestError> {
+        self.prepared = Some(self.frame("query", vec![text(statements), named(values)])?);
+        Ok(())
+    }
+
+    /// Runs the statements that were made ready.
+    pub(crate) async fn run(&mut self, deadline: Instant) -> Result<Rows, RequestError> {
+        let nothing = || RequestError::Unsendable("nothing was made ready".to_owned());
+        let (id, frame) = self.prepared.take().ok_or_else(nothing)?;
         let answer = match self.exchange(id, frame.clone(), deadline).await {
             // The session was over (`DURATION FOR SESSION`): the server has looked at nothing, so that this is not a
             // second attempt but the first one, on a new session.
@@ -202,7 +210,8 @@ impl Socket {
             ("params", Cbor::Array(parameters)),
         ]);
         let mut bytes = Vec::new();
-        ciborium::into_writer(&frame, &mut bytes).map_err(|error| RequestError::Lost(error.to_string()))?;
+        ciborium::into_writer(&frame, &mut bytes)
+            .map_err(|error| RequestError::Unsendable(error.to_string()))?;
         if bytes.len() > REQUEST_BYTES_MAX {
             return Err(RequestError::TooLarge(bytes.len()));
         }
