@@ -182,7 +182,7 @@ async fn sighup_reads_the_certificate_again_even_if_its_files_look_the_same() {
     put("second");
     server.hang_up();
     wait_for(server.address, "second.pem").await;
-    assert!(server.said("the certificate was read again"));
+    eventually("it says so", || server.said("the certificate was read again")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
