@@ -321,7 +321,7 @@ impl Database for SurrealDb {
         if self.is(Release::Later) { usize::MAX } else { 1 }
     }
 
-    /// It waits here until the one in front is answered ([`Turns`]).
+    /// It waits here until the one in front is answered.
     fn takes_ahead(&self) -> bool {
         true
     }
