@@ -147,7 +147,9 @@ fn a_directory_that_cannot_be_written_is_named_with_what_to_do() {
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     // The super-user writes everywhere: then another one tries, with a copy of the binary that it can reach.
     let copy = directory.path().join("outlast");
-    std::fs::copy(BINARY, &copy).unwrap();
+    // By another process: what this one has open for writing, a test beside this one may hand to its child for a moment,
+    // and a file that is open for writing cannot be run.
+    assert!(Command::new("cp").arg(BINARY).arg(&copy).status().unwrap().success());
     let mut command = Command::new(&copy);
     command
         .current_dir(directory.path())
