@@ -3,27 +3,24 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use outlast_log::{Log, LogState, Sequence};
+use outlast_log::{Log, Sequence};
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::time::Instant;
 
 use crate::clock::rfc3339_now;
 use crate::database::Database;
 use crate::dead::DeadLetterStore;
 use crate::drainer::Command;
-use crate::error::Error;
-use crate::estimate::{Rates, RetryInputs, retry_after, seconds, usual_rest};
+use crate::estimate::Rates;
 use crate::event::{Event, EventKind};
 use crate::feed::{Intake, Pending};
-use crate::health::{Check, HealthManager, Level, Monitor, StateChange};
+use crate::health::{HealthManager, Monitor, lane_message};
 use crate::lanes::{Progress, place_of};
 use crate::ledger::Ledger;
-use crate::metrics::{Metrics, Snapshot};
+use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outage::Outages;
-use crate::status::{Accounting, EncryptionStatus, KeyStatus, LaneState, QueueStatus};
+use crate::status::{Accounting, LaneState};
 use crate::waiters::Waiters;
 use crate::write::{IdempotencyKey, Write, WriteId};
 
@@ -71,7 +68,7 @@ pub(crate) struct Core {
     stopping: AtomicBool,
     /// A write has found no room since the last look.
     pub no_room: AtomicBool,
-    rates: Mutex<Rates>,
+    pub rates: Mutex<Rates>,
 }
 
 /// What [`Core::new`] is made of.
@@ -270,334 +267,5 @@ impl Core {
         if keys.get(&key.key).is_some_and(|(_, other)| *other == id) {
             keys.remove(&key.key);
         }
-    }
-
-    fn rates(&self) -> MutexGuard<'_, Rates> {
-        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Samples the rates; called about once a second.
-    pub(crate) fn sample_rates(&self) {
-        let terms = self.book().terms;
-        self.rates().note(terms.accepted, terms.pending, Instant::now());
-    }
-
-    pub(crate) fn reset_rates(&self) {
-        *self.rates() = Rates::default();
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.monitor.is_healthy() && matches!(*self.lane_state.borrow(), LaneState::Running)
-    }
-
-    /// Estimated seconds until `writes` are applied; `None` while nobody can tell.
-    pub(crate) fn estimate(&self, writes: u64) -> Option<u64> {
-        if !self.is_draining() {
-            return None;
-        }
-        // A limit that was just set is not yet seen in the rate.
-        let limit = self.throttle().map_or(f64::INFINITY, |limit| limit as f64);
-        let drain_rate = self.rates().drain();
-        seconds(writes, drain_rate.min(limit))
-    }
-
-    /// The computed `Retry-After`, never 0 and at most `retry_after_max`.
-    pub(crate) fn retry_after(&self, drain: Option<Duration>) -> Duration {
-        let connected = self.monitor.is_healthy();
-        let usual =
-            if connected { None } else { usual_rest(&self.outages().lengths(), self.monitor.lasted()) };
-        let next_probe = if connected { Duration::ZERO } else { self.monitor.until_next_probe() };
-        retry_after(
-            RetryInputs { next_probe, usual_rest: usual, drain },
-            self.options.retry_after_max,
-            fastrand::f64(),
-        )
-    }
-
-    /// The error for what cannot be served without the database.
-    pub(crate) fn unavailable(&self) -> Error {
-        let (_, reason) = self.monitor.level();
-        Error::ServiceUnavailable { retry_after: self.retry_after(None), reason }
-    }
-
-    pub(crate) fn queue_full(&self) -> Error {
-        let (writes, bytes) = {
-            let book = self.book();
-            (book.terms.pending + book.terms.parked, book.bytes)
-        };
-        // Room for a tenth of the queue is worth coming back for.
-        let drain = self.estimate(self.options.max_writes / 10).map(Duration::from_secs);
-        Error::QueueFull {
-            retry_after: self.retry_after(drain),
-            writes,
-            writes_max: self.options.max_writes,
-            bytes,
-            bytes_max: self.options.max_bytes,
-        }
-    }
-
-    /// Age of the oldest write that waits, in seconds.
-    fn oldest_age(&self) -> f64 {
-        if self.book().terms.pending == 0 {
-            return 0.0;
-        }
-        match self.log.reader(self.cursor()).next() {
-            Ok(Some(outlast_log::ReadItem::Entry(entry))) => {
-                crate::clock::now_ms().saturating_sub(entry.time_ms) as f64 / 1000.0
-            }
-            _ => 0.0,
-        }
-    }
-
-    pub(crate) fn queue_status(&self) -> QueueStatus {
-        let (terms, bytes) = {
-            let book = self.book();
-            (book.terms, book.bytes)
-        };
-        let writes = terms.pending + terms.parked;
-        // Not within the expression below: it would be held to its end, where the estimate takes it again.
-        let (drain_rate, growth) = {
-            let rates = self.rates();
-            (rates.drain(), rates.growth())
-        };
-        let room = self.options.max_writes.saturating_sub(writes);
-        QueueStatus {
-            id: self.log.queue_id().to_string(),
-            writes,
-            writes_max: self.options.max_writes,
-            bytes,
-            bytes_max: self.options.max_bytes,
-            oldest_age_seconds: self.oldest_age(),
-            drain_rate,
-            drain_eta_seconds: if writes == 0 { Some(0) } else { self.estimate(writes) },
-            time_to_full_seconds: if growth > 0.5 { seconds(room, growth) } else { None },
-            throttle: self.throttle(),
-            lanes: self.lanes() as u64,
-            encryption: self.encryption_status(),
-        }
-    }
-
-    /// `None` without keys: then nothing is encrypted.
-    pub(crate) fn encryption_status(&self) -> Option<EncryptionStatus> {
-        let encryption = &self.options.encryption;
-        if encryption.keys.is_empty() {
-            return None;
-        }
-        let mut segments = self.log.keys();
-        for (key, count) in self.dead.keys() {
-            *segments.entry(key).or_default() += count;
-        }
-        Some(EncryptionStatus {
-            current: encryption.current().map(|key| key.id().to_string()),
-            segments_in_clear: segments.remove(&None).unwrap_or(0),
-            keys: segments
-                .into_iter()
-                .filter_map(|(key, segments)| Some(KeyStatus { id: key?.to_string(), segments }))
-                .collect(),
-        })
-    }
-
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        let queue = self.queue_status();
-        let terms = self.book().terms;
-        let marks = self.log.watermarks();
-        let lane = self.lane_state.borrow().name();
-        Snapshot {
-            writes: queue.writes,
-            writes_max: queue.writes_max,
-            bytes: queue.bytes,
-            bytes_max: queue.bytes_max,
-            oldest_age: queue.oldest_age_seconds,
-            time_to_full: queue.time_to_full_seconds,
-            drain_eta: queue.drain_eta_seconds,
-            parked: terms.parked,
-            dead: terms.dead,
-            pending: terms.pending,
-            accepted: terms.accepted,
-            applied: terms.applied,
-            discarded: terms.discarded,
-            syncs: marks.syncs,
-            segments_with_old_keys: queue.encryption.as_ref().map_or(0, EncryptionStatus::with_old_keys),
-            last_success_unix: self
-                .monitor
-                .last_success()
-                .map_or(0.0, |ago| crate::clock::now_ms() as f64 / 1000.0 - ago.as_secs_f64()),
-            accepting: self.accepting().is_ok(),
-            lane,
-            log: match self.log_state() {
-                LogState::Ok => "ok",
-                LogState::NoSpace { .. } => "no_space",
-                LogState::Failed(_) => "failed",
-            },
-        }
-    }
-
-    /// Whether a write can be durably accepted now, and if not, why.
-    pub(crate) fn accepting(&self) -> Result<(), String> {
-        if self.is_stopping() {
-            return Err("shutting down".into());
-        }
-        match self.log.state() {
-            LogState::Ok => {}
-            LogState::NoSpace { .. } => return Err("the disk of the log is full: free some space".into()),
-            LogState::Failed(failure) => {
-                return Err(format!("the log has failed: {}; restart to recover it", failure.reason));
-            }
-        }
-        let book = self.book();
-        if book.terms.pending + book.terms.parked >= self.options.max_writes
-            || book.bytes >= self.options.max_bytes
-        {
-            return Err("the queue is full".into());
-        }
-        Ok(())
-    }
-
-    /// How the log is doing, and that of the dead letters beside it: delivery needs both.
-    pub(crate) fn log_state(&self) -> LogState {
-        match (self.log.state(), self.dead.log_state()) {
-            (LogState::Ok, dead) | (LogState::NoSpace { .. }, dead @ LogState::Failed(_)) => dead,
-            (log, _) => log,
-        }
-    }
-
-    /// Registers the components `database`, `queue`, `log` and `lane`.
-    pub(crate) fn register_components(self: &Arc<Self>) {
-        let core = Arc::downgrade(self);
-        let component = |name: &str, check: fn(&Core) -> Check| {
-            let core = core.clone();
-            self.health.register(name, move || {
-                core.upgrade().map_or_else(|| Check::new(Level::Critical, "stopped"), |core| check(&core))
-            });
-        };
-        component("database", |core| {
-            let (level, message) = core.monitor.level();
-            Check::new(level, message).with_data(serde_json::json!({"state": core.monitor.state().name()}))
-        });
-        component("queue", Self::check_queue);
-        component("log", |core| match core.log_state() {
-            LogState::Ok => Check::new(Level::Healthy, "takes writes"),
-            LogState::NoSpace { .. } => Check::new(Level::Critical, "the disk is full: free some space"),
-            LogState::Failed(failure) => Check::new(Level::Critical, format!("failed: {}", failure.reason)),
-        });
-        component("lane", |core| {
-            let state = core.lane_state.borrow().clone();
-            let level = match state {
-                LaneState::Running => Level::Healthy,
-                LaneState::Paused { .. } => Level::Warning,
-                LaneState::Storm { .. } | LaneState::Halted { .. } => Level::Critical,
-            };
-            Check::new(level, lane_message(&state))
-        });
-        component("losses", |core| match core.metrics.lost.get() {
-            0 => Check::new(Level::Healthy, "nothing acknowledged is lost"),
-            lost => Check::new(
-                Level::Warning,
-                format!(
-                    "{lost} acknowledged writes cannot be read back: see damaged/ in the queue directory"
-                ),
-            ),
-        });
-    }
-
-    fn check_queue(&self) -> Check {
-        let (terms, bytes) = {
-            let book = self.book();
-            (book.terms, book.bytes)
-        };
-        let writes = terms.pending + terms.parked;
-        let full = (writes as f64 / self.options.max_writes as f64)
-            .max(bytes as f64 / self.options.max_bytes as f64);
-        let level = match full {
-            full if full >= 0.9 => Level::Critical,
-            full if full >= 0.75 => Level::Warning,
-            _ => Level::Healthy,
-        };
-        Check::new(level, format!("{writes} writes wait, {:.0} % full", full * 100.0)).with_data(
-            serde_json::json!({
-                "writes": writes, "bytes": bytes, "parked": terms.parked, "dead": terms.dead,
-            }),
-        )
-    }
-}
-
-/// A lane's state in a sentence.
-pub(crate) fn lane_message(state: &LaneState) -> String {
-    match state {
-        LaneState::Running => "running".into(),
-        LaneState::Paused { until: None } => "paused by an operator until resumed".into(),
-        LaneState::Paused { until: Some(until) } => format!("paused by an operator until {until}"),
-        LaneState::Storm { refusals, reasons } => {
-            let first = reasons.first().map_or("", |(reason, _)| reason.as_str());
-            format!(
-                "refusal storm: the database refused {refusals} writes to different records in a row ({first}); nothing is \
-                 buried, a trial write is sent from time to time, or resume by hand when the cause is gone"
-            )
-        }
-        LaneState::Halted { message, .. } => format!("halted: {message}"),
-    }
-}
-
-/// What the monitor does on a change of state, beyond telling its subscribers.
-pub(crate) fn on_state_change(
-    outages: &Arc<Mutex<Outages>>,
-    metrics: &Arc<Metrics>,
-    events: &broadcast::Sender<Event>,
-) -> impl Fn(&StateChange, &'static str) + Send + Sync + 'static {
-    let (outages, metrics, events) = (outages.clone(), metrics.clone(), events.clone());
-    move |change, noticed_by| {
-        let tell = |kind| {
-            let _ = events.send(Event { at: rfc3339_now(), kind });
-        };
-        let mut outages = outages.lock().unwrap_or_else(PoisonError::into_inner);
-        let StateChange { from, to, reason, .. } = change;
-        match to.as_str() {
-            "failed" => {
-                tracing::warn!(
-                    event = "database_state",
-                    from,
-                    to,
-                    reason,
-                    noticed_by,
-                    "the database is away; writes are queued"
-                );
-                if let Some(outage) = outages.failed(noticed_by, reason) {
-                    tracing::warn!(
-                        event = "outage_started",
-                        outage,
-                        reason,
-                        noticed_by,
-                        "an outage has begun"
-                    );
-                    metrics.outages.inc();
-                    tell(EventKind::OutageStarted { outage, reason: change.reason.clone() });
-                }
-            }
-            "connected" => {
-                tracing::info!(
-                    event = "database_state",
-                    from,
-                    to,
-                    reason,
-                    noticed_by,
-                    "the database answers"
-                );
-                outages.reconnected();
-            }
-            _ => tracing::info!(
-                event = "database_state",
-                from,
-                to,
-                reason,
-                noticed_by,
-                "the connection to the database"
-            ),
-        }
-        metrics.state_changed();
-        tell(EventKind::DatabaseState {
-            from: change.from.clone(),
-            to: change.to.clone(),
-            reason: change.reason.clone(),
-        });
     }
 }

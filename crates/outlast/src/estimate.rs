@@ -1,9 +1,14 @@
-//! Estimates, as pure functions: `Retry-After`, drain time, time to full.
+//! Estimates: `Retry-After`, drain time, time to full. Pure functions, and then what this queue puts into them.
 
 use std::collections::VecDeque;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::status::LaneState;
 
 /// What an estimate of `Retry-After` rests on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,6 +110,72 @@ pub(crate) fn seconds(amount: u64, per_second: f64) -> Option<u64> {
         return Some(0);
     }
     (per_second > 0.01).then(|| (amount as f64 / per_second).ceil() as u64)
+}
+
+impl Core {
+    pub(crate) fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Samples the rates; called about once a second.
+    pub(crate) fn sample_rates(&self) {
+        let terms = self.book().terms;
+        self.rates().note(terms.accepted, terms.pending, Instant::now());
+    }
+
+    pub(crate) fn reset_rates(&self) {
+        *self.rates() = Rates::default();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.monitor.is_healthy() && matches!(*self.lane_state.borrow(), LaneState::Running)
+    }
+
+    /// Estimated seconds until `writes` are applied; `None` while nobody can tell.
+    pub(crate) fn estimate(&self, writes: u64) -> Option<u64> {
+        if !self.is_draining() {
+            return None;
+        }
+        // A limit that was just set is not yet seen in the rate.
+        let limit = self.throttle().map_or(f64::INFINITY, |limit| limit as f64);
+        let drain_rate = self.rates().drain();
+        seconds(writes, drain_rate.min(limit))
+    }
+
+    /// The computed `Retry-After`, never 0 and at most `retry_after_max`.
+    pub(crate) fn retry_after(&self, drain: Option<Duration>) -> Duration {
+        let connected = self.monitor.is_healthy();
+        let usual =
+            if connected { None } else { usual_rest(&self.outages().lengths(), self.monitor.lasted()) };
+        let next_probe = if connected { Duration::ZERO } else { self.monitor.until_next_probe() };
+        retry_after(
+            RetryInputs { next_probe, usual_rest: usual, drain },
+            self.options.retry_after_max,
+            fastrand::f64(),
+        )
+    }
+
+    /// The error for what cannot be served without the database.
+    pub(crate) fn unavailable(&self) -> Error {
+        let (_, reason) = self.monitor.level();
+        Error::ServiceUnavailable { retry_after: self.retry_after(None), reason }
+    }
+
+    pub(crate) fn queue_full(&self) -> Error {
+        let (writes, bytes) = {
+            let book = self.book();
+            (book.terms.pending + book.terms.parked, book.bytes)
+        };
+        // Room for a tenth of the queue is worth coming back for.
+        let drain = self.estimate(self.options.max_writes / 10).map(Duration::from_secs);
+        Error::QueueFull {
+            retry_after: self.retry_after(drain),
+            writes,
+            writes_max: self.options.max_writes,
+            bytes,
+            bytes_max: self.options.max_bytes,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ mod dead;
 mod drainer;
 mod estimate;
 mod feed;
+mod figures;
 mod fullness;
 mod guard;
 mod lanes;

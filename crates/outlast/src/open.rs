@@ -7,7 +7,7 @@ use outlast_log::{Disk, Log, LogOptions, Mark, MarkKind, Recovered, Sequence};
 use tokio::sync::{broadcast, mpsc};
 
 use crate::clock::now_ms;
-use crate::core::{Core, Parts, on_state_change};
+use crate::core::{Core, Parts};
 use crate::database::Database;
 use crate::dead::DeadLetterStore;
 use crate::drainer::{Drainer, decided_by};
@@ -20,7 +20,7 @@ use crate::ledger::{Decided, Fated, Ledger, MarkBody, Waiting, key_of, keys_of};
 use crate::metrics::Metrics;
 use crate::offline::imports;
 use crate::options::Options;
-use crate::outage::Outages;
+use crate::outage::{Outages, on_state_change};
 use crate::write::WriteId;
 
 /// Events kept for a listener that is slow.

@@ -3,12 +3,17 @@
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use crate::clock::rfc3339_now;
+use crate::event::{Event, EventKind};
+use crate::health::StateChange;
+use crate::metrics::Metrics;
 
 /// Reports kept, also on disk.
 const REPORTS_MAX: usize = 1000;
@@ -170,6 +175,70 @@ impl Outages {
         file.write_all(text.as_bytes())?;
         file.sync_data()?;
         std::fs::rename(&beside, &self.path)
+    }
+}
+
+/// What the monitor does on a change of state, beyond telling its subscribers.
+pub(crate) fn on_state_change(
+    outages: &Arc<Mutex<Outages>>,
+    metrics: &Arc<Metrics>,
+    events: &broadcast::Sender<Event>,
+) -> impl Fn(&StateChange, &'static str) + Send + Sync + 'static {
+    let (outages, metrics, events) = (outages.clone(), metrics.clone(), events.clone());
+    move |change, noticed_by| {
+        let tell = |kind| {
+            let _ = events.send(Event { at: rfc3339_now(), kind });
+        };
+        let mut outages = outages.lock().unwrap_or_else(PoisonError::into_inner);
+        let StateChange { from, to, reason, .. } = change;
+        match to.as_str() {
+            "failed" => {
+                tracing::warn!(
+                    event = "database_state",
+                    from,
+                    to,
+                    reason,
+                    noticed_by,
+                    "the database is away; writes are queued"
+                );
+                if let Some(outage) = outages.failed(noticed_by, reason) {
+                    tracing::warn!(
+                        event = "outage_started",
+                        outage,
+                        reason,
+                        noticed_by,
+                        "an outage has begun"
+                    );
+                    metrics.outages.inc();
+                    tell(EventKind::OutageStarted { outage, reason: change.reason.clone() });
+                }
+            }
+            "connected" => {
+                tracing::info!(
+                    event = "database_state",
+                    from,
+                    to,
+                    reason,
+                    noticed_by,
+                    "the database answers"
+                );
+                outages.reconnected();
+            }
+            _ => tracing::info!(
+                event = "database_state",
+                from,
+                to,
+                reason,
+                noticed_by,
+                "the connection to the database"
+            ),
+        }
+        metrics.state_changed();
+        tell(EventKind::DatabaseState {
+            from: change.from.clone(),
+            to: change.to.clone(),
+            reason: change.reason.clone(),
+        });
     }
 }
 

@@ -311,7 +311,7 @@ impl Outlast {
             }
             let state = self.core.lane_state.borrow().clone();
             if state != LaneState::Running {
-                return Err(Error::Conflict(crate::core::lane_message(&state)));
+                return Err(Error::Conflict(crate::health::lane_message(&state)));
             }
             if tokio::time::timeout_at(deadline, decided.changed()).await.is_err() {
                 return Ok(false);
