@@ -61,6 +61,7 @@ mod receipts;
 mod submit;
 mod verdict;
 mod waiters;
+mod words;
 
 pub mod database;
 pub mod error;
