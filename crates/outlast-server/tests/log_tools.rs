@@ -19,7 +19,7 @@ use std::process::{Command, Stdio};
 
 use e2e::{Api, Dialect, sqlite_url};
 use outlast_testkit::files;
-use outlast_testkit::process::{Finished, OutlastProcess, Setup};
+use outlast_testkit::process::{Finished, OutlastProcess, Setup, copy_to_run};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -525,9 +525,7 @@ async fn a_directory_that_cannot_be_looked_at_is_refused_with_what_to_do() {
     let queue = directory.path().join("queue");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let binary = directory.path().join("outlast");
-    // By another process: what this one has open for writing, a test beside this one may hand to its child for a moment,
-    // and a file that is open for writing cannot be run.
-    assert!(Command::new("cp").arg(BINARY).arg(&binary).status().unwrap().success());
+    copy_to_run(BINARY, &binary);
     let mut command = Command::new(&binary);
     command.current_dir(directory.path()).args(["log", "verify"]).arg(&queue);
     fs::set_permissions(&queue, fs::Permissions::from_mode(0o000)).unwrap();

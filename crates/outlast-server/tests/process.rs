@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use outlast_testkit::process::copy_to_run;
 use support::{JSON, send};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_outlast");
@@ -147,9 +148,7 @@ fn a_directory_that_cannot_be_written_is_named_with_what_to_do() {
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     // The super-user writes everywhere: then another one tries, with a copy of the binary that it can reach.
     let copy = directory.path().join("outlast");
-    // By another process: what this one has open for writing, a test beside this one may hand to its child for a moment,
-    // and a file that is open for writing cannot be run.
-    assert!(Command::new("cp").arg(BINARY).arg(&copy).status().unwrap().success());
+    copy_to_run(BINARY, &copy);
     let mut command = Command::new(&copy);
     command
         .current_dir(directory.path())

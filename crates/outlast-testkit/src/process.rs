@@ -285,6 +285,16 @@ impl Drop for OutlastProcess {
     }
 }
 
+/// Copies a program that is then run. By another process: what this one has open for writing, a test beside may hand to
+/// its child for a moment, and a file that is open for writing cannot be run.
+///
+/// # Panics
+/// When it cannot be copied.
+pub fn copy_to_run(program: impl AsRef<OsStr>, to: &Path) {
+    let copied = Command::new("cp").arg(program).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "{} cannot be written", to.display());
+}
+
 /// A port that is free now, outside the range that the kernel takes for outgoing connections: a client that calls a
 /// server which is down could otherwise be given the server's own port, and keep it from coming back.
 ///
