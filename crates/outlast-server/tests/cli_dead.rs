@@ -42,6 +42,9 @@ fn a_letter_is_edited_from_a_file_after_a_look_at_what_is_changed() {
     assert_eq!(done, format!("{id} edited and queued again\n"));
     applied(&server, &id);
     assert_eq!(server.ok(&["write", "get", "a/1"]), "{\"id\":\"1\",\"exact\":1.50,\"n\":1}\n");
+    let audit = std::fs::read_to_string(server.directory.path().join("queue/audit.jsonl")).unwrap();
+    let action = format!("\"action\":\"POST /v1/dead-letters/{id}/edit\"");
+    assert!(audit.contains(&action), "it is found by the id as it is told: {audit}");
 }
 
 #[test]

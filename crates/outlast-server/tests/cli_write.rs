@@ -44,6 +44,7 @@ fn a_refused_write_ends_with_1_and_a_wrong_command_line_with_2() {
     for (args, why) in [
         (&["put", "a", "{}"] as &[&str], "COLLECTION/ID"),
         (&["put", "a-b/1", "{}"], "not a valid name"),
+        (&["delete", "a/.."], "outlast write bulk"),
         (&["put", "outlast_keys/1", "{}"], "reserved"),
         (&["put", "a/1", "{}", "--wait", "10"], "for example 200ms"),
         (&["put", "a/1", "{}", "--idempotency-key", "a b"], "visible ASCII"),

@@ -217,14 +217,16 @@ impl Client {
             "it did not answer in time".clone_into(&mut reason);
         }
         let base = &self.base;
+        let advice = if reason.contains("CaUsedAsEndEntity") {
+            "its certificate is one of an authority: give it one made for a server (basicConstraints CA:FALSE)"
+        } else if reason.contains("invalid peer certificate") {
+            "an authority of your own is named by SSL_CERT_FILE, and the name in the URL must stand in the certificate"
+        } else {
+            "is `outlast serve` running?"
+        };
         Failure::new(
             Exit::Unreachable,
-            format!("the server at {base} could not be reached: {reason}; is `outlast serve` running?"),
+            format!("the server at {base} could not be reached: {reason}; {advice}"),
         )
     }
-}
-
-/// An id as a segment of a path.
-pub(super) fn segment(id: &str) -> String {
-    percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC).to_string()
 }

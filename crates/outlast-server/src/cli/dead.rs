@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use super::Exit;
 use super::arguments::DeadCommand;
 use super::bulk::{self, Action};
-use super::client::{Client, segment};
+use super::client::Client;
 use super::edit;
 use super::output::{Failure, dead_letters, grouped, print, print_json, safe, table};
 use super::queue::{text, what};
 use super::suggest::suggestion;
+use crate::http::segment;
 
 pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Failure> {
     match command {

@@ -11,9 +11,10 @@ use similar::{ChangeTag, TextDiff};
 
 use super::Exit;
 use super::ask::confirm;
-use super::client::{Client, segment};
+use super::client::Client;
 use super::dead::{done, letter, reason};
 use super::output::{Failure, safe};
+use crate::http::segment;
 
 /// Unchanged lines that are shown around a change.
 const CONTEXT: usize = 2;

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::arguments::{Hidden, QueueCommand, Waiting};
-use super::client::{Client, segment};
+use super::client::Client;
 use super::lane;
 use super::output::{Failure, grouped, print, print_json, print_line, safe, table};
 use super::progress::Progress;
 use super::queue_import;
 use crate::config::units;
+use crate::http::segment;
 
 /// Writes on one page of an export: some MiB at most of usual ones.
 const EXPORT_PAGE: usize = 500;

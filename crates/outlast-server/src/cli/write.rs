@@ -10,11 +10,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::ask::confirm;
-use super::client::{Answer, Client, segment};
+use super::client::{Answer, Client};
 use super::output::{Failure, grouped, print, print_json, safe, span};
 use super::queue::{text, what};
 use super::write_bulk::{self, BulkArguments};
 use crate::config::units;
+use crate::http::segment;
 
 /// The longest that one request waits: well below the time limit of the client.
 const SLICE: Duration = Duration::from_secs(20);
@@ -130,6 +131,12 @@ impl FromStr for Record {
     fn from_str(text: &str) -> Result<Self, String> {
         // An id may hold slashes, a collection may not.
         let (collection, id) = text.split_once('/').ok_or("write COLLECTION/ID, for example person/ann")?;
+        // Whoever builds a URL takes these out of it, however they are encoded (https://url.spec.whatwg.org, 4.4).
+        if matches!(id, "." | "..") {
+            return Err(format!(
+                "\"{id}\" cannot stand in a path: send it as a line, with `outlast write bulk`"
+            ));
+        }
         Ok(Self {
             collection: collection.parse().map_err(|error: outlast::Invalid| error.to_string())?,
             id: id.parse().map_err(|error: outlast::Invalid| error.to_string())?,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -58,9 +58,9 @@ impl Audit {
         let mut entries = VecDeque::new();
         for path in [old(&path), path.clone()] {
             let Ok(file) = File::open(&path) else { continue };
-            for line in BufReader::new(file).lines().map_while(Result::ok) {
-                // A crash may have torn the last line.
-                if let Ok(entry) = serde_json::from_str(&line) {
+            for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
+                // A crash may have torn one, also within a character.
+                if let Ok(entry) = serde_json::from_slice(&line) {
                     push(&mut entries, entry);
                 }
             }
@@ -86,9 +86,12 @@ impl Audit {
     }
 
     fn append(&self, entry: &Entry) -> std::io::Result<()> {
-        let mut line = serde_json::to_vec(entry)?;
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
+        // What a crash or a full disk has torn stays a line of its own.
+        let mut line = if ends_torn(&file)? { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, entry)?;
         line.push(b'\n');
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
         file.write_all(&line)?;
         file.sync_data()?;
         if file.metadata()?.len() >= FILE_BYTES_MAX {
@@ -96,6 +99,14 @@ impl Audit {
         }
         Ok(())
     }
+}
+
+/// Whether the last line has no end.
+fn ends_torn(file: &File) -> std::io::Result<bool> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else { return Ok(false) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte != *b"\n")
 }
 
 fn old(path: &Path) -> PathBuf {
@@ -188,5 +199,18 @@ mod tests {
         let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
         let all = bytes(&again.path) + bytes(&old(&again.path));
         assert!(all < 2 * FILE_BYTES_MAX + 2000, "{all}");
+    }
+
+    #[test]
+    fn a_torn_line_takes_no_other_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = Audit::open(directory.path());
+        audit.append(&entry(1)).unwrap();
+        OpenOptions::new().append(true).open(&audit.path).unwrap().write_all(b"{\"torn\xc3").unwrap();
+        audit.append(&entry(2)).unwrap();
+        audit.append(&entry(3)).unwrap();
+        let again = Audit::open(directory.path());
+        let entries = again.entries.lock().unwrap();
+        assert_eq!(entries.iter().map(|entry| entry.status).collect::<Vec<_>>(), [1, 2, 3]);
     }
 }

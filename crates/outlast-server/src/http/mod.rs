@@ -38,5 +38,6 @@ pub use accept::serve;
 pub use app::App;
 pub use auth::{Auth, Policy};
 pub use expiry::watch as watch_tokens;
+pub(crate) use records::segment;
 pub use routes::{Body, Parameter, ROUTES, Route};
 pub use tls::{Tls, keep_fresh};

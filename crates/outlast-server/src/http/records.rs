@@ -1,6 +1,6 @@
 //! Records: create, put, patch, delete, get, list.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use http::StatusCode;
 use outlast::database::ListQuery;
@@ -16,7 +16,7 @@ use super::problem::{INVALID_REQUEST, NOT_FOUND, Problem};
 use super::writes::{Done, submit};
 
 /// What stands as it is in a segment of a path (RFC 3986, unreserved).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
 
@@ -214,7 +214,12 @@ fn read_cursor(text: &str) -> Result<RecordId, Problem> {
 }
 
 fn location(collection: &Collection, id: &RecordId) -> String {
-    format!("/v1/records/{collection}/{}", utf8_percent_encode(id.as_str(), SEGMENT))
+    format!("/v1/records/{collection}/{}", segment(id.as_str()))
+}
+
+/// An id as a segment of a path.
+pub(crate) fn segment(id: &str) -> impl Display {
+    utf8_percent_encode(id, UNRESERVED)
 }
 
 fn id_of_key(collection: &Collection, key: &str, body: &[u8]) -> Result<RecordId, Problem> {
