@@ -42,20 +42,38 @@ export function table(label, heading, rows) {
 
 export const code = (value, label) => h('pre', { tabindex: '0', 'aria-label': label }, h('code', {}, pretty(value)));
 
-/** Asks, and resolves to what was chosen: true, or the values of the fields; false when it was left. */
+/**
+ * Asks, and resolves to what was chosen: true, or the values of the fields; false when it was left. A field may have a
+ * `read` that makes its value of what was written; what it throws is shown, and the question stays.
+ */
 export function ask({ title, text, action, danger, fields = [] }) {
   return new Promise((resolve) => {
-    const inputs = fields.map((field) => [field, h('input', { id: `ask-${field.name}`, name: field.name, autocomplete: 'off', placeholder: field.placeholder })]);
+    const inputs = fields.map((field) => [field, h('input', { id: `ask-${field.name}`, name: field.name, autocomplete: 'off', placeholder: field.placeholder, 'aria-describedby': 'ask-error' })]);
+    const error = h('p', { class: 'notice bad', id: 'ask-error', role: 'alert', hidden: true });
+    const values = {};
+    const submit = (event) => {
+      for (const [{ name, read = String }, input] of inputs) {
+        try {
+          values[name] = read(input.value.trim());
+        } catch (problem) {
+          event.preventDefault();
+          error.textContent = problem.message;
+          error.hidden = false;
+          input.focus();
+          return;
+        }
+      }
+    };
     const dialog = h('dialog', { 'aria-labelledby': 'ask-title', 'aria-describedby': 'ask-text' },
-      h('form', { method: 'dialog' },
+      h('form', { method: 'dialog', onsubmit: submit },
         h('h2', { id: 'ask-title' }, title),
         h('p', { id: 'ask-text' }, text),
         inputs.map(([field, input]) => h('p', { class: 'field' }, h('label', { for: input.id }, field.label), input)),
+        error,
         h('p', { class: 'buttons' },
           h('button', { class: 'button', type: 'button', onclick: () => dialog.close('no') }, 'Leave it'),
           h('button', { class: `button ${danger ? 'danger' : 'primary'}`, value: 'yes', type: 'submit' }, action))));
     dialog.onclose = () => {
-      const values = Object.fromEntries(inputs.map(([field, input]) => [field.name, input.value.trim()]));
       resolve(dialog.returnValue === 'yes' && (fields.length ? values : true));
       dialog.remove();
     };

@@ -99,15 +99,23 @@ async function pause(state) {
   if (answer) await state.act.post('v1/queue/pause', answer.for ? { for: answer.for } : {}, 'Delivery is paused');
 }
 
+/** A limit as people write numbers, null for none. Nothing else may become null, since that lifts the limit. */
+export function limitOf(text) {
+  if (text === '') return null;
+  // A comma stands before three digits: elsewhere it may be that of one and a half.
+  const limit = /^\d+([_\s]\d+|,\d{3})*$/.test(text) ? Number(text.replace(/\D/g, '')) : 0;
+  if (limit < 1 || !Number.isSafeInteger(limit)) throw new Error(`“${text}” is no limit. Write a whole number of at least 1, such as 500 or 1,000, or leave it empty for no limit.`);
+  return limit;
+}
+
 async function throttle(state) {
   const answer = await ask({
     title: 'Limit the rate of delivery',
     text: 'So that others get their share of the database while a backlog is drained.',
     action: 'Set the limit',
-    fields: [{ name: 'rate', label: 'Writes a second (leave empty for no limit)', placeholder: '500' }],
+    fields: [{ name: 'rate', label: 'Writes a second (leave empty for no limit)', placeholder: '500', read: limitOf }],
   });
-  if (!answer) return;
-  await state.act.post('v1/queue/throttle', { writes_per_second: answer.rate === '' ? null : Number(answer.rate) }, 'The limit is set');
+  if (answer) await state.act.post('v1/queue/throttle', { writes_per_second: answer.rate }, answer.rate === null ? 'The limit is lifted' : 'The limit is set');
 }
 
 function one(state, write) {

@@ -241,6 +241,26 @@ const steps = {
 
   async pause() {
     await screen(/^Queue/);
+    // A limit that cannot be read must not lift the one that is set, as null would.
+    const limits = [];
+    page.on('request', (request) => request.url().endsWith('/v1/queue/throttle') && limits.push(request.postDataJSON().writes_per_second));
+    await page.getByRole('button', { name: 'Limit the rate…' }).click();
+    const limiting = page.getByRole('dialog', { name: 'Limit the rate of delivery' });
+    const limit = limiting.getByRole('textbox');
+    for (const wrong of ['500/s', '1,5', '-1', '0', 'as always']) {
+      await limit.fill(wrong);
+      await limit.press('Enter');
+      await see(`“${wrong}” is no limit. Write a whole number`, limiting.getByRole('alert'));
+      assert.equal(await limit.inputValue(), wrong, 'what was written stays');
+    }
+    await accessible('a limit that cannot be read');
+    await limit.fill('1,000');
+    await limiting.getByRole('button', { name: 'Set the limit' }).click();
+    await see('With at most 1,000 writes a second.');
+    await page.getByRole('button', { name: 'Limit the rate…' }).click();
+    await limit.press('Enter');
+    await see('With no limit of rate.');
+    assert.deepEqual(limits, [1000, null]);
     await page.getByRole('button', { name: 'Pause…' }).click();
     await page.getByRole('dialog').getByRole('button', { name: 'Pause delivery' }).click();
     await see('Delivery is paused');
