@@ -58,11 +58,12 @@ function list(state, { all, matching, run }, query, set) {
         h('label', {}, 'Collection', h('input', { value: filter.collection ?? '', autocomplete: 'off', onchange: (event) => set('collection', event.target.value.trim()) })),
         filtered && h('a', { class: 'button', href: '#/dead' }, 'Show all'),
         h('span', { class: 'spring' }),
+        // None of them submits: Enter in a field would press the first.
         state.may('operator') && matching.total > 0 && !isOpen(present) && [
-          h('button', { class: 'button', onclick: () => many(state, 'retry', filter) }, `Retry ${filtered ? 'these' : 'all'}…`),
-          h('button', { class: 'button danger', onclick: () => many(state, 'discard', filter) }, `Discard ${filtered ? 'these' : 'all'}…`),
+          h('button', { class: 'button', type: 'button', onclick: () => many(state, 'retry', filter) }, `Retry ${filtered ? 'these' : 'all'}…`),
+          h('button', { class: 'button danger', type: 'button', onclick: () => many(state, 'discard', filter) }, `Discard ${filtered ? 'these' : 'all'}…`),
         ],
-        h('button', { class: 'button', onclick: () => download(`v1/dead-letters/export?${params(filter)}`, 'dead-letters.ndjson') }, 'Export')),
+        h('button', { class: 'button', type: 'button', onclick: () => download(`v1/dead-letters/export?${params(filter)}`, 'dead-letters.ndjson') }, 'Export')),
       filter.message && h('p', { class: 'muted' }, `With the reason: ${filter.message}`),
       matching.letters.length > 0 && table('Dead letters', ['Write', 'What', 'Kind', 'Reason', 'Died'], matching.letters.map((letter) =>
         h('tr', { 'data-key': letter.id },
