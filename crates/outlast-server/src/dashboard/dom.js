@@ -58,12 +58,24 @@ function same(a, b) {
 function attributes(old, wanted) {
   for (const { name } of [...old.attributes]) {
     // Whether a part is open is the reader's affair.
-    if (!wanted.hasAttribute(name) && name !== 'open') old.removeAttribute(name);
+    if (!wanted.hasAttribute(name) && name !== 'open') change(old, name, null);
   }
   for (const { name, value } of wanted.attributes) {
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    if (old.getAttribute(name) !== value) change(old, name, value);
   }
   for (const handler of HANDLERS) {
     if (old[handler] !== wanted[handler]) old[handler] = wanted[handler];
   }
+}
+
+/**
+ * Another value than before, or none. A field that was used no longer follows its attributes, so it is told; while the same
+ * is wanted as before, it is left to whoever writes in it.
+ */
+function change(node, name, value) {
+  if (value === null) node.removeAttribute(name);
+  else node.setAttribute(name, value);
+  if (name === 'selected' || name === 'checked') node[name] = value !== null;
+  // The cursor stays where the field holds that already.
+  if (name === 'value' && node.nodeName === 'INPUT' && node.value !== (value ?? '')) node.value = value ?? '';
 }

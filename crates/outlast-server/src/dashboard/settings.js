@@ -15,8 +15,8 @@ export const settings = {
   view(state, data, { query, set }) {
     const heading = h('h1', { tabindex: '-1' }, 'Settings');
     if (!data.settings) return [heading, h('p', { class: 'lead' }, `Only operators see them. Your token has the role ${state.me.role}.`)];
-    const wanted = (query.get('q') ?? '').toLowerCase();
-    const shown = Object.entries(data.settings).filter(([key]) => key.includes(wanted));
+    const wanted = query.get('q') ?? '';
+    const shown = Object.entries(data.settings).filter(([key]) => key.includes(wanted.toLowerCase()));
     return [
       heading,
       h('p', { class: 'lead' }, 'What operators did, and how this server is set up.'),

@@ -132,6 +132,19 @@ const steps = {
     assert.ok(await record.evaluate((input) => input === document.activeElement), 'the focus stays');
     await page.getByRole('combobox', { name: 'Operation' }).selectOption('delete');
     await see('0 matches on this page');
+    // A link without a filter empties the fields too that were used.
+    await page.getByRole('link', { name: 'Show all' }).click();
+    await see(`${writes} writes on this page`);
+    assert.equal(await record.inputValue(), '');
+    assert.equal(await page.getByRole('combobox', { name: 'Operation' }).inputValue(), '');
+    // What somebody is writing stays while the page is told of other things.
+    await record.fill('w7');
+    for (let asked = 0; asked < 2; asked += 1) await page.waitForResponse(/\/v1\/queue$/);
+    assert.equal(await record.inputValue(), 'w7');
+    await record.press('Enter');
+    await see('1 match on this page');
+    await page.getByRole('combobox', { name: 'Operation' }).selectOption('delete');
+    await see('0 matches on this page');
     assert.match(page.url(), /record=w7&op=delete/);
     await page.reload();
     await see('0 matches on this page');
@@ -172,8 +185,16 @@ const steps = {
     await see('The record was there already', groups.nth(1));
     await accessible('dead letters');
     await picture('dead-letters');
+    // The fields say what is in effect: beside them stands what is done with all that match.
+    const collection = page.getByRole('textbox', { name: 'Collection' });
+    await collection.fill('orders');
+    await collection.press('Enter');
+    await see('0 letters match');
+    assert.equal(await page.getByRole('dialog').count(), 0, 'Enter filters, and asks nothing');
     await groups.nth(1).getByRole('link', { name: /^Show/ }).click();
     await see(`${second} letters match`);
+    assert.equal(await collection.inputValue(), '');
+    assert.equal(await page.getByRole('combobox', { name: 'Kind' }).inputValue(), 'exists');
     assert.match(page.url(), /kind=exists&message=/);
     assert.equal((await downloaded('Export')).text.trim().split('\n').length, second);
     await page.getByRole('table').getByRole('link').first().click();
