@@ -35,25 +35,27 @@ export function show(parent, ...children) {
 }
 
 function alike(old, wanted) {
-  const present = [...old.childNodes];
-  const coming = [...wanted.childNodes];
-  coming.forEach((child, at) => {
-    const there = present[at];
-    if (!there) old.append(child);
-    else if (!same(there, child)) there.replaceWith(child);
-    else if (child.nodeType === Node.TEXT_NODE) {
-      if (there.data !== child.data) there.data = child.data;
-    } else {
+  const left = {};
+  for (const there of old.childNodes) (left[kind(there)] ??= []).push(there);
+  const nodes = [...wanted.childNodes].map((child) => {
+    const there = left[kind(child)]?.shift();
+    if (!there) return child;
+    if (child.nodeType !== Node.TEXT_NODE) {
       attributes(there, child);
       alike(there, child);
-    }
+    } else if (there.data !== child.data) there.data = child.data;
+    return there;
   });
-  present.slice(coming.length).forEach((child) => child.remove());
+  Object.values(left).flat().forEach((there) => there.remove());
+  nodes.forEach((node, at) => {
+    // What is moved loses the focus. So what stands before the focused one goes to the end, and to its place from there.
+    while (old.childNodes[at] !== node && node.contains(document.activeElement)) old.append(old.childNodes[at]);
+    if (old.childNodes[at] !== node) old.insertBefore(node, old.childNodes[at] ?? null);
+  });
 }
 
-function same(a, b) {
-  return a.nodeType === b.nodeType && a.nodeName === b.nodeName && a.dataset?.key === b.dataset?.key;
-}
+/** What may become what. A row has its own key, so that it stays itself when others come and go. */
+const kind = (node) => `${node.nodeName} ${node.dataset?.key ?? ''}`;
 
 function attributes(old, wanted) {
   for (const { name } of [...old.attributes]) {

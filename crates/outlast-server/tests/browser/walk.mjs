@@ -239,8 +239,16 @@ const steps = {
     await see(`The database refused ${first + second - 1} writes for good.`);
   },
 
-  // The cause is mended: the first group can be retried. Then the second is given up.
-  async bulk({ first, second }) {
+  // The cause is mended: somebody else retries one, then the first group can be retried. Then the second is given up.
+  async bulk({ first: before, second }) {
+    const rows = page.getByRole('table', { name: 'Dead letters' }).getByRole('link');
+    const [gone, focused] = [await rows.first().textContent(), await rows.last().textContent()];
+    await rows.last().focus();
+    await page.evaluate((id) => fetch(`v1/dead-letters/${id}/retry`, { method: 'POST' }), gone);
+    const first = before - 1;
+    await see(`The database refused ${first + second} writes for good.`);
+    assert.notEqual(await rows.first().textContent(), gone);
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), focused, 'the focus stays on its row');
     const button = (name) => page.locator('.group').first().getByRole('button', { name });
     await button(/^Retry/).click();
     const dialog = page.getByRole('dialog');
