@@ -230,6 +230,13 @@ function login() {
     event.preventDefault();
     const text = event.target.elements.token.value.trim();
     if (!text) return;
+    // The server takes no others, and with some no request can be sent at all: then nothing would ask for another token.
+    if (!/^[ -~]+$/.test(text)) {
+      state.said = { text: 'This is no token: a character in it is not visible ASCII, perhaps a quotation mark that came along. Copy it again.', level: 'bad' };
+      paint();
+      event.target.elements.token.focus();
+      return;
+    }
     token.set(text);
     state.said = null;
     state.needsToken = false;

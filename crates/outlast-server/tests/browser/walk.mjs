@@ -321,6 +321,10 @@ const steps = {
     await page.goto(proxy.url);
     await heading('Who are you?');
     await accessible('the question for a token');
+    // Typographers' quotes came along: no request could carry them.
+    await page.getByLabel('Token').fill(`“${token}”`);
+    await page.getByRole('button', { name: 'Go on' }).click();
+    await see('This is no token: a character in it is not visible ASCII', page.getByRole('alert'));
     await page.getByLabel('Token').fill('wrong');
     await page.getByRole('button', { name: 'Go on' }).click();
     await see('the token is not one that this server takes');
