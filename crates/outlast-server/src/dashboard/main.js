@@ -84,7 +84,7 @@ async function general() {
     if (!state.me) state.me = await get('v1/me');
     const last = state.history.at.at(-1);
     const [status, reports, history] = await Promise.all([get('v1/queue'), get('v1/outages'), get(`v1/history${last ? `?after=${last}` : ''}`)]);
-    announceChange(status, reports.outages);
+    announceChange(status);
     Object.assign(state, { status, outages: reports.outages, broken: null, needsToken: false });
     for (const column of Object.keys(state.history)) state.history[column] = [...state.history[column], ...history[column]].slice(-SAMPLES_MAX);
   } catch (error) {
@@ -104,11 +104,11 @@ function notAnswered(error) {
 }
 
 /** Tells who cannot see the page when an answer has changed. */
-function announceChange(status, reports) {
+function announceChange(status) {
   if (!state.status) return;
-  const words = (status, reports) => answers(status, reports).map(([question, short]) => `${question} ${short}`);
-  const before = words(state.status, state.outages);
-  const changed = words(status, reports).filter((line, at) => line.replace(/\d.*/, '') !== before[at].replace(/\d.*/, ''));
+  const words = (status) => answers(status).map(([question, short]) => `${question} ${short}`);
+  const before = words(state.status);
+  const changed = words(status).filter((line, at) => line.replace(/\d.*/, '') !== before[at].replace(/\d.*/, ''));
   const database = state.status.database.state === status.database.state ? [] : [`Database: ${connection(status.database).word}`];
   if (changed.length + database.length) document.getElementById('announce').textContent = [...database, ...changed].join('. ');
 }

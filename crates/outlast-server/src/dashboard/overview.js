@@ -14,7 +14,7 @@ export const overview = {
       h('h1', { class: 'unseen', tabindex: '-1' }, 'Overview'),
       banner(status, outages),
       h('section', { class: 'answers', 'aria-label': 'The three answers' },
-        answers(status, outages).map(([question, short, rest, level]) =>
+        answers(status).map(([question, short, rest, level]) =>
           h('div', { class: `answer ${level}` }, h('h2', {}, question), h('p', { class: 'short' }, h('span', { class: 'sign', 'aria-hidden': 'true' }, SIGN[level]), short), h('p', { class: 'rest' }, rest)))),
       todo(state),
       h('div', { class: 'grid' }, database(status), queue(status), accounts(status)),

@@ -63,8 +63,6 @@ const FULL_WARNING = 0.75;
 /** How full the queue is, from 0 to 1. */
 export const fullness = ({ queue }) => Math.max(queue.writes / queue.writes_max, queue.bytes / queue.bytes_max);
 
-export const lost = (outages) => outages.reduce((sum, outage) => sum + outage.lost, 0);
-
 /** What waits has only just come, and is being applied: no backlog. */
 export const underWay = ({ database, lane, queue, outage }) =>
   queue.writes > 0 && outage === undefined && database.state === 'connected' && lane.state === 'running' && queue.oldest_age_seconds < 2;
@@ -72,8 +70,8 @@ export const underWay = ({ database, lane, queue, outage }) =>
 const component = (status, name) => status.components.find((known) => known.name === name);
 
 /** The three answers: [question, short answer, the rest of it, level]. */
-export function answers(status, outages) {
-  return [accepting(status), nothingLost(status, outages), clear(status)];
+export function answers(status) {
+  return [accepting(status), nothingLost(status), clear(status)];
 }
 
 function accepting(status) {
@@ -85,10 +83,11 @@ function accepting(status) {
   return [question, 'Yes, queued', 'They wait on disk until the database is back.', 'warn'];
 }
 
-function nothingLost(status, outages) {
+function nothingLost(status) {
   const question = 'Is anything lost?';
-  const lostNow = lost(outages);
-  if (lostNow > 0) return [question, `${count(lostNow)} lost`, 'See the outage’s report, and damaged/ in the queue directory.', 'bad'];
+  // Of all the queue's life: a loss need not be found during an outage, and the reports of old ones go.
+  const { writes, last_at: last } = status.losses;
+  if (writes > 0) return [question, `${count(writes)} lost`, `${last ? `Last found: ${moment(last)}. ` : ''}See damaged/ in the queue directory.`, 'bad'];
   if (!status.accounting_holds) return [question, 'Unknown', 'The accounting identity does not hold.', 'bad'];
   const losses = component(status, 'losses');
   if (losses && losses.level !== 'healthy') return [question, 'Something', losses.message, 'bad'];
