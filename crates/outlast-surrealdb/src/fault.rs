@@ -56,9 +56,57 @@ const fn refused(kind: RefusalKind) -> Meaning {
     Meaning::Refused { kind, retryable: false }
 }
 
-/// Texts of servers 2.x (from their sources; run with 2.7.0) and 3.0 to 3.3.5 (run): the first whose every part occurs
-/// decides. Texts that may report a commit of unknown outcome come first.
-const TEXTS: &[(&[&str], Meaning)] = &[
+/// What a part of a message says: the first row whose every part occurs decides.
+type Texts = &'static [(&'static [&'static str], Meaning)];
+
+/// How messages begin that quote values of callers: whatever else they hold, they are about a write.
+const QUOTING: &[&str] = &[
+    "An error occurred: ",
+    "Database record `",
+    "Database index `",
+    "Cannot delete `",
+    "Cannot perform ",
+    "Could not cast",
+    "Couldn't coerce value",
+    "Found ",
+    "Incorrect arguments",
+    "Parse error",
+];
+
+/// Texts of those.
+const QUOTING_TEXTS: Texts = &[
+    (&["An error occurred: "], Meaning::Thrown),
+    (&["Database record `", "already exists"], refused(RefusalKind::Exists)),
+    (&["Database index `", "already contains"], refused(RefusalKind::Constraint)),
+    (
+        &["but field must conform to", "record::exists"],
+        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
+    ),
+    (
+        &["but field must conform to", ".exists()"],
+        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
+    ),
+    (
+        &["but field must conform to", "SELECT"],
+        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
+    ),
+    (&["but field must conform to"], refused(RefusalKind::Constraint)),
+    (
+        &["Cannot delete `", "ON DELETE REJECT"],
+        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
+    ),
+    (&["Couldn't coerce value"], refused(RefusalKind::Schema)),
+    (&["Found ", " for field `", "but expected a"], refused(RefusalKind::Schema)),
+    (&["but no such field exists for table"], refused(RefusalKind::Schema)),
+    (&["but field is readonly"], refused(RefusalKind::Schema)),
+    (&["for the `id` field, but a specific record"], refused(RefusalKind::Schema)),
+    (&["Found record: `", "a relation"], refused(RefusalKind::Schema)),
+    (&["Parse error"], refused(RefusalKind::Statement)),
+];
+
+/// Texts of all other messages of servers 2.x (from their sources; run with 2.7.0) and 3.0 to 3.3.5 (run). Those that may
+/// report a commit of unknown outcome come first.
+const TEXTS: Texts = &[
     (&["outcome is unknown"], Meaning::Unknown),
     (&["can be retried"], Meaning::Conflict),
     (&["read or write conflict"], Meaning::Conflict),
@@ -81,37 +129,10 @@ const TEXTS: &[(&[&str], Meaning)] = &[
     (&["token has expired"], Meaning::Session),
     (&["session has expired"], Meaning::Session),
     (&["Anonymous access not allowed"], Meaning::Session),
-    (&["An error occurred: "], Meaning::Thrown),
     (&["The namespace '", "does not exist"], Meaning::NamespaceMissing),
     (&["The database '", "does not exist"], Meaning::DatabaseMissing),
     (&["The table '", "does not exist"], Meaning::TableMissing),
-    (&["Database record `", "already exists"], refused(RefusalKind::Exists)),
-    (&["Database index `", "already contains"], refused(RefusalKind::Constraint)),
-    (
-        &["but field must conform to", "record::exists"],
-        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
-    ),
-    (
-        &["but field must conform to", ".exists()"],
-        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
-    ),
-    (
-        &["but field must conform to", "SELECT"],
-        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
-    ),
-    (&["but field must conform to"], refused(RefusalKind::Constraint)),
-    (
-        &["Cannot delete `", "ON DELETE REJECT"],
-        Meaning::Refused { kind: RefusalKind::Constraint, retryable: true },
-    ),
-    (&["Couldn't coerce value for field"], refused(RefusalKind::Schema)),
-    (&["Found ", " for field `", "but expected a"], refused(RefusalKind::Schema)),
-    (&["but no such field exists for table"], refused(RefusalKind::Schema)),
-    (&["but field is readonly"], refused(RefusalKind::Schema)),
-    (&["for the `id` field, but a specific record"], refused(RefusalKind::Schema)),
-    (&["Found record: `", "a relation"], refused(RefusalKind::Schema)),
     (&["table while setup as a view"], refused(RefusalKind::Schema)),
-    (&["Parse error"], refused(RefusalKind::Statement)),
     (&["is a protected variable"], refused(RefusalKind::Statement)),
     (&["Reached excessive computation depth"], refused(RefusalKind::Statement)),
     (&["Not enough permissions"], refused(RefusalKind::Permission)),
@@ -153,8 +174,10 @@ impl Fault {
             ("Thrown", _, _) => return Meaning::Thrown,
             _ => {}
         }
+        let quotes = QUOTING.iter().any(|beginning| self.message.starts_with(beginning));
+        let texts = if quotes { QUOTING_TEXTS } else { TEXTS };
         if let Some((_, meaning)) =
-            TEXTS.iter().find(|(parts, _)| parts.iter().all(|part| self.message.contains(part)))
+            texts.iter().find(|(parts, _)| parts.iter().all(|part| self.message.contains(part)))
         {
             return *meaning;
         }
@@ -175,7 +198,7 @@ impl Fault {
 
     /// True when the record that exists already is an idempotency key's.
     pub(crate) fn is_about_keys(&self) -> bool {
-        self.message.contains("record `outlast_keys:")
+        self.message.starts_with("Database record `outlast_keys:")
     }
 
     /// True when the words hold this record's name, in one of the ways in which servers write it.
@@ -207,6 +230,45 @@ mod tests {
         members.extend(kinds.first().map(|kind| ("kind", text(*kind))));
         members.extend(details.map(|details| ("details", details)));
         Fault::read(&object(members))
+    }
+
+    #[test]
+    fn what_a_write_says_does_not_decide_what_its_refusal_means() {
+        for value in [
+            "this can be retried",
+            "Resource busy",
+            "the outcome is unknown",
+            "token has expired",
+            "record `outlast_keys:1`",
+            "There was a problem with the datastore",
+            "The table 't' does not exist",
+        ] {
+            for (message, meaning) in [
+                (
+                    format!("Database index `i` already contains '{value}', with record `t:1`"),
+                    RefusalKind::Constraint,
+                ),
+                (
+                    format!(
+                        "Couldn't coerce value for field `n` of `t:1`: Expected `int` but found '{value}'"
+                    ),
+                    RefusalKind::Schema,
+                ),
+                (
+                    format!(
+                        "Found '{value}' for field `n`, with record `t:1`, but field must conform to: $value > 3"
+                    ),
+                    RefusalKind::Constraint,
+                ),
+                (format!("Parse error: Unexpected token `{value}`"), RefusalKind::Statement),
+            ] {
+                let fault = fault(&message, &["Internal"]);
+                assert!(fault.meaning() == refused(meaning) && !fault.is_about_keys(), "{message}");
+            }
+            assert_eq!(fault(&format!("An error occurred: {value}"), &[]).meaning(), Meaning::Thrown);
+            let cast = format!("Could not cast into `int` using input '{value}'");
+            assert_eq!(fault(&cast, &["Internal"]).meaning(), Meaning::Unclear);
+        }
     }
 
     #[test]
