@@ -233,11 +233,16 @@ impl Shapes {
     }
 }
 
-/// For each table of a JSON array of names: its kind and its columns in order.
+/// For each table of a JSON array of names: its kind and its columns in order; at last whether equal values of the column
+/// have the same text (for a domain and for an array, those that it is made of).
 const CATALOG: &str = "SELECT w.name, c.relkind::text, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, \
      a.atttypmod, a.attgenerated::text, a.attidentity::text, \
      (SELECT k.place FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place) WHERE k.number = a.attnum), \
-     x.relname, coalesce(o.collisdeterministic, true) \
+     x.relname, coalesce(o.collisdeterministic, true), \
+     (SELECT b.typname NOT IN ('citext', 'float4', 'float8', 'interval', 'jsonb') \
+         AND (b.typname <> 'numeric' OR greatest(a.atttypmod, y.typtypmod) >= 0) \
+      FROM pg_catalog.pg_type AS y JOIN pg_catalog.pg_type AS b ON b.oid = CASE WHEN y.typtype = 'd' \
+         THEN y.typbasetype WHEN y.typcategory = 'A' THEN y.typelem ELSE y.oid END WHERE y.oid = a.atttypid) \
      FROM jsonb_array_elements_text($1::text::jsonb) AS w (name) \
      JOIN pg_catalog.pg_class AS c ON c.oid = to_regclass(quote_ident(w.name)) \
      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
@@ -268,6 +273,14 @@ fn shape(name: &str, rows: &[Row], configured: Option<&[String]>) -> Shape {
                 return Shape::Unfit(format!(
                     "the key column \"{}\" of \"{name}\" has a collation for which different texts are the same",
                     text(row, 2)
+                ));
+            }
+            Some(_) if text(row, 11) == "f" => {
+                return Shape::Unfit(format!(
+                    "the key column \"{}\" of \"{name}\" is of the type {}, in which different texts are the same value, so \
+                     that they cannot name different records: use text, an integer, uuid or a numeric with a scale",
+                    text(row, 2),
+                    text(row, 3)
                 ));
             }
             Some(place) => key.push((place, column(row))),

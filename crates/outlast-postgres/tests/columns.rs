@@ -168,6 +168,26 @@ async fn several_key_columns_are_one_id() {
     assert_eq!(db.query("SELECT count(*) FROM lines"), "2");
 }
 
+/// Two ids that are one value would be one row, and nobody could keep them in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_which_different_texts_are_the_same_value_is_refused() {
+    let db = Fixture::new().await;
+    db.query("CREATE DOMAIN amount AS numeric");
+    for kind in ["numeric", "double precision", "interval", "jsonb", "amount", "numeric[]"] {
+        db.query(&format!("CREATE TABLE bad (k {kind} PRIMARY KEY, text text)"));
+        let refused = db.refused(vec![put("bad", "1", "{}"), put("bad", "1.0", "{}")]).await;
+        assert!(
+            refused.kind == RefusalKind::Schema
+                && refused.message.contains("different texts are the same value"),
+            "{kind}: {refused:?}"
+        );
+        db.query("DROP TABLE bad");
+    }
+    db.query("CREATE TABLE good (k numeric(10,2) PRIMARY KEY, text text)");
+    db.apply(vec![put("good", "1.00", r#"{"text":"one"}"#)]).await.unwrap();
+    assert_eq!(db.get("good", "1.00").await, Some(json!({ "text": "one" })));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn key_columns_can_be_named_where_the_primary_key_is_another() {
     let db = Fixture::with_parameters("key.people=email").await;
