@@ -39,6 +39,8 @@ pub(crate) async fn ask(
 pub(crate) enum Trouble {
     /// Nobody answers now.
     Unavailable(String),
+    /// This call was not served: a lock is held, or it took too long.
+    Busy(String),
     /// A table or column is not as we think it is.
     Shape(Fault),
     /// A value does not fit its column.
@@ -51,6 +53,7 @@ impl From<Trouble> for DatabaseError {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Unavailable(reason) => Self::Unavailable(reason),
+            Trouble::Busy(reason) => Self::Busy(reason),
             Trouble::Shape(fault) => Self::Refused(fault.message),
             Trouble::Value(reason) | Trouble::Refused(reason) => Self::Refused(reason),
         }
@@ -71,7 +74,8 @@ pub(crate) fn trouble(connection: &mut Connection, fault: Fault) -> Trouble {
             connection.abandon();
             Trouble::Unavailable(fault.message)
         }
-        Meaning::Unavailable | Meaning::Conflict | Meaning::BrokenOff => Trouble::Unavailable(fault.message),
+        Meaning::Unavailable => Trouble::Unavailable(fault.message),
+        Meaning::Conflict | Meaning::BrokenOff => Trouble::Busy(fault.message),
     }
 }
 

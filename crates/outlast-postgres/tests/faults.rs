@@ -336,6 +336,14 @@ async fn a_lock_that_somebody_holds_is_a_conflict_and_a_statement_without_end_is
         .await;
     assert!(matches!(waiting, Err(ApplyError::Conflict(_))), "{waiting:?}");
     holding.await.unwrap().unwrap();
+    // A reader that waits for a lock is served nothing, and that is no outage for everybody else.
+    let (server, name) = (Arc::clone(&db.server), db.name.clone());
+    let migrating =
+        std::thread::spawn(move || server.query(&name, "BEGIN; LOCK TABLE a; SELECT pg_sleep(2)"));
+    eventually("it is locked", || db.query("SELECT count(*) FROM pg_locks WHERE relation = 'a'::regclass AND mode = 'AccessExclusiveLock' AND granted") == "1").await;
+    let read = holder.database.get(&collection("a"), &"1".parse().unwrap()).await;
+    assert!(matches!(read, Err(DatabaseError::Busy(_))), "{read:?}");
+    migrating.join().unwrap();
     // The server breaks it off, and the answer says which write it was.
     let options = PostgresOptions { request_timeout: short, ..PostgresOptions::default() };
     let impatient = Postgres::from_url(&db.server.url(&db.name), options).unwrap();

@@ -185,7 +185,7 @@ fn status_watch_prints_a_line_per_look_and_outlasts_the_server() {
 
     let mut watch = Running::start(&server, &["status", "--watch", "--interval", "20ms", "--json"]);
     let status: Value = serde_json::from_str(&watch.line()).unwrap();
-    assert_eq!((&status["accepting"], &status["lost_writes"]), (&true.into(), &0.into()));
+    assert_eq!((&status["accepting"], &status["losses"]["writes"]), (&true.into(), &0.into()));
 }
 
 #[test]

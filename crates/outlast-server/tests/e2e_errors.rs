@@ -152,6 +152,7 @@ async fn a_torn_last_line_is_cut_off_and_everything_before_it_is_applied() {
     process.kill();
     tear(&newest_segment(&directory.path().join("queue/segments")));
     process.restart();
+    assert_eq!(api.post("/v1/queue/resume", &json!({})).await.status, 200);
     api.drained().await;
     let told = check(&history, &in_sqlite(&directory.path().join("database.db")));
     assert_eq!(told.queued, 40, "{told:?}");
@@ -174,6 +175,7 @@ async fn damage_in_the_middle_of_the_log_is_reported_with_what_is_lost_and_the_n
     process.kill();
     damage(&newest_segment(&directory.path().join("queue/segments")));
     process.restart();
+    assert_eq!(api.post("/v1/queue/resume", &json!({})).await.status, 200);
     api.drained().await;
     let violations = history.check(&in_sqlite(&directory.path().join("database.db"))).unwrap_err();
     assert!(
@@ -184,6 +186,56 @@ async fn damage_in_the_middle_of_the_log_is_reported_with_what_is_lost_and_the_n
     let health = api.get("/health").await.json();
     assert_ne!(health["status"], "pass", "{health}");
     assert!(fs::read_dir(directory.path().join("queue/damaged")).unwrap().count() > 0, "the bytes are kept");
+    let before = lost(&api, 1).await;
+    process.kill();
+    process.restart();
+    api.drained().await;
+    assert_eq!(
+        lost(&api, 1).await["applied"],
+        before["applied"],
+        "a restart forgets no loss and counts none again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_has_rotted_is_lost_and_neither_applied_nor_discarded() {
+    let (directory, setup) = here();
+    let mut process = setup.start();
+    let api = Api::new(process.url());
+    api.collections().await;
+    assert_eq!(api.put("/v1/records/documents/a", &json!({})).await.status, 200);
+    assert_eq!(api.post("/v1/queue/pause", &json!({})).await.status, 200);
+    for text in ["counters first", "counters second"] {
+        let create = json!({ "operations": [
+            { "op": "create", "collection": "documents", "id": "a", "data": { "text": text } },
+        ] });
+        assert_eq!(api.post("/v1/transactions", &create).await.status, 202);
+    }
+    assert_eq!(api.post("/v1/queue/resume", &json!({})).await.status, 200);
+    api.drained().await;
+    let accounts = lost(&api, 0).await;
+    assert_eq!(accounts["dead"], 2, "{accounts}");
+    process.kill();
+    let segment = newest_segment(&directory.path().join("queue/dead/segments"));
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = String::from_utf8_lossy(&bytes).find("first").unwrap();
+    bytes[at] = b'F';
+    fs::write(&segment, bytes).unwrap();
+    for _ in 0..2 {
+        process.restart();
+        api.drained().await;
+        let now = lost(&api, 1).await;
+        assert_eq!((&now["dead"], &now["applied"]), (&json!(1), &accounts["applied"]), "{now}");
+        process.kill();
+    }
+}
+
+/// The accounts, which hold, with so many writes lost.
+async fn lost(api: &Api, writes: u64) -> serde_json::Value {
+    let status = api.get("/v1/queue").await.json();
+    assert_eq!(status["losses"]["writes"], writes, "{status}");
+    assert_eq!(status["accounting_holds"], true, "{status}");
+    status["accounting"].clone()
 }
 
 fn newest_segment(directory: &Path) -> PathBuf {

@@ -270,7 +270,7 @@ async fn the_command_line_answers_in_words_and_in_json() {
         "{status}"
     );
     let status: serde_json::Value = serde_json::from_slice(&outlast(&["status", "--json"]).stdout).unwrap();
-    assert_eq!((&status["accepting"], &status["lost_writes"]), (&true.into(), &0.into()));
+    assert_eq!((&status["accepting"], &status["losses"]["writes"]), (&true.into(), &0.into()));
 
     assert!(text(&outlast(&["pause", "--for", "10m"]).stdout).contains("paused until"));
     assert_eq!(outlast(&["pause", "--for", "10"]).status.code(), Some(2));

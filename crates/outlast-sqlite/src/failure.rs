@@ -47,10 +47,9 @@ impl Failure {
     /// For calls that are not batches.
     pub(crate) fn into_database_error(self) -> DatabaseError {
         match self {
-            Self::Unavailable(reason) | Self::Busy(reason) => DatabaseError::Unavailable(reason),
-            Self::Interrupted => {
-                DatabaseError::Unavailable("the call took longer than its time limit".into())
-            }
+            Self::Unavailable(reason) => DatabaseError::Unavailable(reason),
+            Self::Busy(reason) => DatabaseError::Busy(reason),
+            Self::Interrupted => DatabaseError::Busy("the call took longer than its time limit".into()),
             Self::Refused { refusal, .. } => DatabaseError::Refused(refusal.message),
         }
     }

@@ -100,6 +100,7 @@ impl Sqlite {
             if self.readers[1].load() < self.readers[0].load() { &self.readers[1] } else { &self.readers[0] };
         match reader.call(self.limit(), move |slot| slot.run(work)).await {
             Ok(result) => result.map_err(Failure::into_database_error),
+            Err(why @ NoAnswer::NotStarted) => Err(DatabaseError::Busy(self.no_answer(why))),
             Err(why) => Err(DatabaseError::Unavailable(self.no_answer(why))),
         }
     }

@@ -15,8 +15,9 @@ use crate::estimate::Rates;
 use crate::event::{Event, EventKind};
 use crate::feed::{Intake, Pending};
 use crate::health::{HealthManager, Monitor, lane_message};
+use crate::kept::Kept;
 use crate::lanes::{Progress, place_of};
-use crate::ledger::Ledger;
+use crate::ledger::{Decided, Ledger};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::outage::Outages;
@@ -53,6 +54,7 @@ pub(crate) struct Core {
     pub ledger: Mutex<Ledger>,
     pub book: Mutex<Book>,
     pub outages: Arc<Mutex<Outages>>,
+    pub kept: Kept,
     pub metrics: Arc<Metrics>,
     pub health: HealthManager,
     pub events: broadcast::Sender<Event>,
@@ -79,6 +81,7 @@ pub(crate) struct Parts {
     pub dead: DeadLetterStore,
     pub monitor: Monitor,
     pub outages: Arc<Mutex<Outages>>,
+    pub kept: Kept,
     pub metrics: Arc<Metrics>,
     pub events: broadcast::Sender<Event>,
     pub commands: mpsc::Sender<Command>,
@@ -98,6 +101,7 @@ impl Core {
             ledger: Mutex::default(),
             book: Mutex::default(),
             outages: parts.outages,
+            kept: parts.kept,
             metrics: parts.metrics,
             health: HealthManager::default(),
             events: parts.events,
@@ -258,6 +262,20 @@ impl Core {
         if keys.len() < PENDING_KEYS_MAX {
             keys.insert(key.key.clone(), (key.fingerprint.clone(), id));
         }
+    }
+
+    /// Forgets the keys of writes that the positions have decided: nobody was told of them one by one.
+    pub(crate) fn forget_decided_keys(&self) {
+        let (cursor, ledger) = (self.cursor(), self.ledger());
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (_, id)| {
+            let present = ledger.present(*id);
+            present > cursor || ledger.fate(present).is_some_and(|fated| fated.decided == Decided::Parked)
+        });
+    }
+
+    /// The write is decided, and what its key was is not at hand.
+    pub(crate) fn forget_key_of(&self, id: WriteId) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (_, other)| *other != id);
     }
 
     /// The write is decided: its key is the database's to remember now. Another write's entry stays.

@@ -135,6 +135,10 @@ pub enum DatabaseError {
     /// The database cannot be reached: an outage.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// The database did not serve this call, and that says nothing about others: a lock is held, or the call took longer
+    /// than it may.
+    #[error("{0}")]
+    Busy(String),
     /// The database answered, but will not serve this: wrong credentials, missing rights, a wrong statement.
     #[error("{0}")]
     Refused(String),

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use outlast_log::{
-    Disk, Entry, KeyId, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadItem, Reader, Retention,
-    Sequence, Ticket,
+    Disk, Entry, KeyId, Log, LogOptions, LogState, Mark, MarkKind, NewEntry, ReadError, ReadItem, Reader,
+    Retention, Sequence, Ticket,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,8 @@ use crate::write::{Write, WriteId};
 pub(crate) const SEGMENT_BYTES: u64 = 4 << 20;
 /// Groups of reasons that a list shows.
 const GROUPS_MAX: usize = 100;
+/// A page that has so many bytes of letters ends.
+const PAGE_BYTES_MAX: usize = 8 << 20;
 /// A letter that stands further behind than this is looked up instead.
 const NEXT_MAX: u64 = 32;
 
@@ -65,6 +67,8 @@ pub(crate) struct DeadLetterStore {
     /// Groups are by what is shown of a reason: what is not cannot be searched for either.
     redact: Redaction,
     slots: Mutex<Slots>,
+    /// Letters that could not be read when it was opened, and that nobody had taken out.
+    unreadable: Vec<(Sequence, Sequence)>,
 }
 
 #[derive(Debug, Default)]
@@ -117,25 +121,35 @@ impl DeadLetterStore {
         let gone: std::collections::HashSet<Sequence> =
             recovered.marks.iter().map(|mark| mark.target).collect();
         let mut slots = Slots::default();
+        let mut unreadable = Vec::new();
         let mut reader = log.reader(log.retained_after());
-        while let Some(item) = reader.next().unwrap_or_else(|error| {
-            tracing::error!(%error, "dead letters cannot be read");
-            None
-        }) {
+        // Whoever went on without them would take them for discarded.
+        while let Some(item) = reader.next().map_err(|error| not_read(directory, error))? {
             match item {
                 ReadItem::Entry(entry) if !gone.contains(&entry.sequence) => {
                     match serde_json::from_str::<Letter>(&entry.body) {
                         Ok(letter) => slots.insert(&letter, entry.sequence, &redact),
                         Err(error) => {
                             tracing::error!(%error, sequence = %entry.sequence, "a dead letter cannot be understood");
+                            unreadable.push((entry.sequence, entry.sequence));
+                            // Its bytes are whole: they stay for whoever understands them.
+                            slots.stored.insert(entry.sequence);
                         }
                     }
                 }
                 ReadItem::Entry(_) => {}
-                ReadItem::Damaged(damage) => tracing::error!(%damage, "dead letters are damaged"),
+                ReadItem::Damaged(damage) => {
+                    tracing::error!(%damage, "dead letters are damaged");
+                    unreadable.extend(damage.lost.into_iter().flat_map(|lost| without(lost, &gone)));
+                }
             }
         }
-        Ok(Self { log, redact, slots: Mutex::new(slots) })
+        Ok(Self { log, redact, slots: Mutex::new(slots), unreadable })
+    }
+
+    /// Letters that could not be read when it was opened, and that nobody had taken out.
+    pub(crate) fn unreadable(&self) -> impl Iterator<Item = (Sequence, Sequence)> {
+        self.unreadable.iter().copied()
     }
 
     /// Stores a letter; durable when this returns.
@@ -275,7 +289,7 @@ impl DeadLetterStore {
 
     /// For several letters, in the order of their ids.
     pub(crate) fn reader(&self) -> Letters<'_> {
-        Letters { store: self, behind: None }
+        Letters { store: self, behind: None, bytes: 0 }
     }
 
     pub(crate) fn list(&self, filter: &DeadFilter) -> Result<DeadLetters, Error> {
@@ -295,10 +309,15 @@ impl DeadLetterStore {
         let mut groups: Vec<DeadGroup> = counts.into_values().collect();
         groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.reason.message.cmp(&b.reason.message)));
         groups.truncate(GROUPS_MAX);
-        let more = rest.len() > limit;
+        let mut more = rest.len() > limit;
         rest.truncate(limit);
-        let (mut letters, mut reader) = (Vec::with_capacity(rest.len()), self.reader());
+        let (mut letters, mut reader, mut last) = (Vec::new(), self.reader(), None);
         for id in &rest {
+            if reader.bytes >= PAGE_BYTES_MAX {
+                more = true;
+                break;
+            }
+            last = Some(*id);
             match reader.read(*id) {
                 Ok(letter) => letters.push(letter.into_public()),
                 // It was retried or discarded while this page was read.
@@ -306,7 +325,7 @@ impl DeadLetterStore {
                 Err(error) => return Err(error),
             }
         }
-        let next = rest.last().copied().filter(|_| more);
+        let next = last.filter(|_| more);
         Ok(DeadLetters { total, groups, groups_total, letters, next })
     }
 
@@ -335,6 +354,8 @@ pub(crate) struct Letters<'a> {
     store: &'a DeadLetterStore,
     /// Stands behind the letter that was read last.
     behind: Option<(Sequence, Reader)>,
+    /// Bytes of the letters that were read.
+    bytes: usize,
 }
 
 impl Letters<'_> {
@@ -348,6 +369,7 @@ impl Letters<'_> {
             self.behind = Some((stored_at, self.store.log.reader(stored_at)));
             entry.ok_or_else(|| not_found(id))?
         };
+        self.bytes += entry.body.len();
         serde_json::from_str(&entry.body).map_err(|error| log_failed(&error))
     }
 
@@ -390,4 +412,33 @@ fn not_found(id: WriteId) -> Error {
 
 fn log_failed(error: &dyn std::fmt::Display) -> Error {
     Error::LogFailed { reason: format!("dead letters: {error}"), outcome_unknown: false }
+}
+
+fn not_read(directory: &Path, error: ReadError) -> outlast_log::OpenError {
+    match error {
+        ReadError::Io { path, source } => outlast_log::OpenError::Io { action: "read", path, source },
+        other => outlast_log::OpenError::Foreign { path: directory.to_owned(), reason: other.to_string() },
+    }
+}
+
+/// The parts of a stretch that hold none of these.
+fn without(
+    (first, last): (Sequence, Sequence),
+    gone: &std::collections::HashSet<Sequence>,
+) -> Vec<(Sequence, Sequence)> {
+    let mut parts: Vec<(Sequence, Sequence)> = Vec::new();
+    let mut joins = false;
+    for counter in first.counter()..=last.counter() {
+        let Some(sequence) = Sequence::new(first.epoch(), counter) else { break };
+        match parts.last_mut() {
+            _ if gone.contains(&sequence) => {
+                joins = false;
+                continue;
+            }
+            Some((_, last)) if joins => *last = sequence,
+            _ => parts.push((sequence, sequence)),
+        }
+        joins = true;
+    }
+    parts
 }

@@ -166,8 +166,8 @@ impl Core {
             let book = self.book();
             (book.terms.pending + book.terms.parked, book.bytes)
         };
-        // Room for a tenth of the queue is worth coming back for.
-        let drain = self.estimate(self.options.max_writes / 10).map(Duration::from_secs);
+        // Room for a tenth of what waits is worth coming back for.
+        let drain = self.estimate((writes / 10).max(1)).map(Duration::from_secs);
         Error::QueueFull {
             retry_after: self.retry_after(drain),
             writes,

@@ -7,18 +7,21 @@ use crate::estimate::seconds;
 use crate::metrics::Snapshot;
 use crate::status::{EncryptionStatus, KeyStatus, QueueStatus};
 
+/// Seconds beyond which a queue that fills up is no news: a week.
+const FORECAST_MAX: u64 = 7 * 24 * 60 * 60;
+
 impl Core {
     /// Age of the oldest write that waits, in seconds.
     fn oldest_age(&self) -> f64 {
-        if self.book().terms.pending == 0 {
-            return 0.0;
-        }
-        match self.log.reader(self.cursor()).next() {
-            Ok(Some(outlast_log::ReadItem::Entry(entry))) => {
-                crate::clock::now_ms().saturating_sub(entry.time_ms) as f64 / 1000.0
-            }
-            _ => 0.0,
-        }
+        let pending = self.book().terms.pending > 0;
+        let pending = pending.then(|| match self.log.reader(self.cursor()).next() {
+            Ok(Some(outlast_log::ReadItem::Entry(entry))) => Some(entry.time_ms),
+            _ => None,
+        });
+        let parked = self.ledger().chains.oldest();
+        let parked = parked.and_then(|sequence| Some(self.log.get(sequence).ok()??.time_ms));
+        let oldest = pending.flatten().into_iter().chain(parked).min();
+        oldest.map_or(0.0, |oldest| crate::clock::now_ms().saturating_sub(oldest) as f64 / 1000.0)
     }
 
     pub(crate) fn queue_status(&self) -> QueueStatus {
@@ -32,7 +35,11 @@ impl Core {
             let rates = self.rates();
             (rates.drain(), rates.growth())
         };
-        let room = self.options.max_writes.saturating_sub(writes);
+        // What arrives is taken to be as large as what waits.
+        let most = self.options.max_writes.saturating_sub(writes).min(match bytes / writes.max(1) {
+            0 => u64::MAX,
+            each => self.options.max_bytes.saturating_sub(bytes) / each,
+        });
         QueueStatus {
             id: self.log.queue_id().to_string(),
             writes,
@@ -42,7 +49,7 @@ impl Core {
             oldest_age_seconds: self.oldest_age(),
             drain_rate,
             drain_eta_seconds: if writes == 0 { Some(0) } else { self.estimate(writes) },
-            time_to_full_seconds: if growth > 0.5 { seconds(room, growth) } else { None },
+            time_to_full_seconds: seconds(most, growth).filter(|seconds| *seconds <= FORECAST_MAX),
             throttle: self.throttle(),
             lanes: self.lanes() as u64,
             encryption: self.encryption_status(),

@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::feed::Pending;
 use crate::health::Monitor;
 use crate::health::MonitorOptions;
+use crate::kept::{Kept, Of};
 use crate::lanes::CursorNote;
 use crate::ledger::{Decided, Fated, Ledger, MarkBody, Waiting, key_of, keys_of};
 use crate::metrics::Metrics;
@@ -58,6 +59,7 @@ pub(crate) async fn open(
     Log::check_keys(&*disk, &options.directory.join("dead"), &log_options)?;
     let (log, recovered) = Log::open_on(disk.clone(), &options.directory, log_options.clone())?;
     refuse_half_an_import(&options)?;
+    let kept = Kept::open(disk.clone(), &options.directory);
     let dead =
         DeadLetterStore::open(disk, &options.directory.join("dead"), &log_options, options.redact.clone())?;
     let outages = Arc::new(Mutex::new(Outages::open(&options.directory)));
@@ -71,7 +73,8 @@ pub(crate) async fn open(
     };
     let monitor = Monitor::new(monitor_options, on_state_change(&outages, &metrics, &events));
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
-    let core = Core::new(Parts { options, database, log, dead, monitor, outages, metrics, events, commands });
+    let core =
+        Core::new(Parts { options, database, log, dead, monitor, outages, kept, metrics, events, commands });
     tell(&recovered);
     tell_keys(&core);
     let bound = recovered.cursor.is_some();
@@ -86,9 +89,13 @@ pub(crate) async fn open(
     core.intake.start_after(recovered.last);
     rebuild(&core, &recovered);
     let strays = reconcile_dead_letters(&core).await?;
+    for stretch in core.dead.unreadable() {
+        core.note_lost(Of::DeadLetters, stretch);
+    }
     count(&core, recovered.last, strays);
     let core = Arc::new(core);
     core.register_components();
+    core.stand_as_before();
     let drainer = Drainer::new(core.clone(), inbox, bound, note);
     Ok((core, drainer))
 }
@@ -271,7 +278,8 @@ fn count(core: &Core, last: Sequence, strays: u64) {
     let terms = &mut book.terms;
     terms.accepted = (counts.entries + strays)
         .saturating_sub(counts.requeued)
-        .saturating_sub(counts.of(MarkKind::Rejected));
+        .saturating_sub(counts.of(MarkKind::Rejected))
+        .saturating_sub(core.kept.losses().writes);
     terms.pending = core.log.count(cursor, last).saturating_sub(decided);
     terms.parked = parked;
     terms.dead = core.dead.count();

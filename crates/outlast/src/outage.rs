@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use crate::clock::rfc3339_now;
+use crate::clock::{now_ms, rfc3339_now};
 use crate::event::{Event, EventKind};
 use crate::health::StateChange;
 use crate::metrics::Metrics;
 
 /// Reports kept, also on disk.
 const REPORTS_MAX: usize = 1000;
+/// How often the report of the outage that lasts is saved.
+const SAVED_EVERY: Duration = Duration::from_secs(10);
 
 /// The report of an outage. Times are RFC 3339.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -60,12 +62,38 @@ pub struct Outage {
     pub missing: Option<String>,
 }
 
-/// Every outage of a queue; the last one may be lasting. Kept in `outages.jsonl`, written when one ends.
+/// Every outage of a queue; the last one may be lasting. Kept in `outages.jsonl`, written when one begins and ends, now
+/// and then meanwhile, and at the end of a run, so that a restart in the middle does not end it.
 #[derive(Debug)]
 pub(crate) struct Outages {
     path: PathBuf,
     past: VecDeque<Outage>,
-    current: Option<(Outage, Instant)>,
+    current: Option<Lasting>,
+}
+
+/// The outage that lasts.
+#[derive(Debug)]
+struct Lasting {
+    report: Outage,
+    /// How long it had lasted when this run took it up, and when that was.
+    before: Duration,
+    since: Instant,
+    saved: Instant,
+}
+
+impl Lasting {
+    fn new(report: Outage, before: Duration) -> Self {
+        let now = Instant::now();
+        Self { report, before, since: now, saved: now }
+    }
+
+    fn report(&self) -> Outage {
+        let mut report = self.report.clone();
+        if report.reconnected_at.is_none() {
+            report.duration_seconds = (self.before + self.since.elapsed()).as_secs_f64();
+        }
+        report
+    }
 }
 
 impl Outages {
@@ -82,74 +110,84 @@ impl Outages {
                 }
             }
         }
-        Self { path, past, current: None }
+        let lasting = past.pop_back_if(|last: &mut Outage| last.drained_at.is_none());
+        let current = lasting.map(|report| {
+            let before = since(&report.started_at);
+            tracing::info!(outage = report.id, "the outage of the last run is not over");
+            Lasting::new(report, before)
+        });
+        Self { path, past, current }
     }
 
     /// The database failed. Returns the id when an outage begins with it.
     pub(crate) fn failed(&mut self, detected_by: &str, reason: &str) -> Option<u64> {
-        if let Some((outage, _)) = &mut self.current {
+        if let Some(lasting) = &mut self.current {
             // It failed again before the backlog was drained: still the same outage.
-            outage.reconnected_at = None;
+            lasting.report.reconnected_at = None;
             return None;
         }
         let id = self.past.back().map_or(0, |last| last.id) + 1;
-        let outage = Outage {
+        let report = Outage {
             id,
             started_at: rfc3339_now(),
             detected_by: detected_by.to_owned(),
             reason: reason.to_owned(),
             ..Outage::default()
         };
-        self.current = Some((outage, Instant::now()));
+        self.current = Some(Lasting::new(report, Duration::ZERO));
+        self.save();
         Some(id)
     }
 
     /// The database answers again.
     pub(crate) fn reconnected(&mut self) {
-        self.update(|outage| outage.reconnected_at = Some(rfc3339_now()));
+        self.update(|outage| {
+            outage.reconnected_at.get_or_insert_with(rfc3339_now);
+        });
     }
 
     /// Changes the report of the outage that lasts, if one does.
     pub(crate) fn update(&mut self, change: impl FnOnce(&mut Outage)) {
-        if let Some((outage, started)) = &mut self.current {
-            if outage.reconnected_at.is_none() {
-                outage.duration_seconds = started.elapsed().as_secs_f64();
-            }
-            change(outage);
+        if let Some(lasting) = &mut self.current {
+            lasting.report = lasting.report();
+            change(&mut lasting.report);
+        }
+    }
+
+    /// Saves the report of the outage that lasts, if that was not done lately.
+    pub(crate) fn save_now_and_then(&mut self) {
+        if self.current.as_ref().is_some_and(|lasting| lasting.saved.elapsed() >= SAVED_EVERY) {
+            self.save();
+        }
+    }
+
+    /// The run ends: saves the report of the outage that lasts.
+    pub(crate) fn close(&mut self) {
+        if self.current.is_some() {
+            self.save();
         }
     }
 
     /// Nothing waits any more: ends the outage if the database is back. Returns the report.
     pub(crate) fn drained(&mut self) -> Option<Outage> {
-        if self.current.as_ref().is_none_or(|(outage, _)| outage.reconnected_at.is_none()) {
-            return None;
-        }
-        let (mut outage, _) = self.current.take()?;
-        outage.drained_at = Some(rfc3339_now());
-        self.past.push_back(outage.clone());
+        let mut ended = self.current.take_if(|lasting| lasting.report.reconnected_at.is_some())?.report;
+        ended.drained_at = Some(rfc3339_now());
+        self.past.push_back(ended.clone());
         while self.past.len() > REPORTS_MAX {
             self.past.pop_front();
         }
-        if let Err(error) = self.save() {
-            tracing::warn!(%error, path = %self.path.display(), "the outage report was not saved");
-        }
-        Some(outage)
+        self.save();
+        Some(ended)
     }
 
     /// Id of the outage that lasts.
     pub(crate) fn current(&self) -> Option<u64> {
-        self.current.as_ref().map(|(outage, _)| outage.id)
+        self.current.as_ref().map(|lasting| lasting.report.id)
     }
 
     /// All reports, newest first, with the one that lasts.
     pub(crate) fn all(&self) -> Vec<Outage> {
-        let current = self.current.iter().map(|(outage, started)| {
-            let mut outage = outage.clone();
-            if outage.reconnected_at.is_none() {
-                outage.duration_seconds = started.elapsed().as_secs_f64();
-            }
-            outage
-        });
+        let current = self.current.iter().map(Lasting::report);
         current.chain(self.past.iter().rev().cloned()).collect()
     }
 
@@ -159,11 +197,20 @@ impl Outages {
         seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))).collect()
     }
 
+    fn save(&mut self) {
+        if let Err(error) = self.write() {
+            tracing::warn!(%error, path = %self.path.display(), "the outage report was not saved");
+        }
+        if let Some(lasting) = &mut self.current {
+            lasting.saved = Instant::now();
+        }
+    }
+
     /// Written beside and renamed, so that a crash leaves the old or the new reports.
-    fn save(&self) -> std::io::Result<()> {
+    fn write(&self) -> std::io::Result<()> {
         let beside = self.path.with_extension("jsonl.new");
         let mut text = String::new();
-        for outage in &self.past {
+        for outage in self.past.iter().chain(self.current.as_ref().map(Lasting::report).as_ref()) {
             text.push_str(&serde_json::to_string(outage)?);
             text.push('\n');
         }
@@ -176,6 +223,13 @@ impl Outages {
         file.sync_data()?;
         std::fs::rename(&beside, &self.path)
     }
+}
+
+/// How long ago this was (RFC 3339).
+fn since(then: &str) -> Duration {
+    let then = then.parse::<jiff::Timestamp>().map_or(0, |then| then.as_millisecond());
+    let ago = i64::try_from(now_ms()).unwrap_or(i64::MAX).saturating_sub(then);
+    if then == 0 { Duration::ZERO } else { Duration::from_millis(u64::try_from(ago).unwrap_or(0)) }
 }
 
 /// What the monitor does on a change of state, beyond telling its subscribers.
@@ -262,5 +316,23 @@ mod tests {
         let mut again = Outages::open(directory.path());
         assert_eq!(again.all(), vec![report]);
         assert_eq!(again.failed("probe", "x"), Some(2));
+    }
+
+    #[test]
+    fn a_restart_does_not_end_an_outage() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outages = Outages::open(directory.path());
+        outages.failed("probe", "connection refused");
+        assert_eq!(Outages::open(directory.path()).current(), Some(1), "killed right after it began");
+        outages.update(|outage| outage.writes_queued += 5);
+        outages.close();
+        let began = outages.all()[0].started_at.clone();
+        let mut again = Outages::open(directory.path());
+        assert_eq!(again.failed("probe", "still away"), None);
+        again.update(|outage| outage.writes_queued += 2);
+        again.reconnected();
+        let report = again.drained().unwrap();
+        assert_eq!((report.id, report.writes_queued, report.started_at), (1, 7, began));
+        assert_eq!((report.reason.as_str(), again.all().len()), ("connection refused", 1));
     }
 }

@@ -9,7 +9,6 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::clock::{now_ms, rfc3339};
 use crate::core::Core;
 use crate::database::{Database, DatabaseError, ListQuery};
 use crate::drainer::{Command, CommandKind, Room, STEP_LETTERS_MAX};
@@ -135,6 +134,10 @@ impl Outlast {
                 self.core.monitor.report_failure("read", &reason);
                 Err(self.refuse_read())
             }
+            // No outage: whether it is one the next probe tells.
+            Err(DatabaseError::Busy(reason)) => {
+                Err(Error::ServiceUnavailable { retry_after: self.core.retry_after(None), reason })
+            }
             Err(DatabaseError::Refused(reason)) => {
                 Err(Error::Conflict(format!("the database refused the read: {reason}")))
             }
@@ -218,6 +221,7 @@ impl Outlast {
             queue: core.queue_status(),
             accounting,
             accounting_holds: accounting.holds(),
+            losses: self.core.kept.losses(),
             accepting: core.accepting().is_ok(),
             outage: core.outages().current(),
         }
@@ -247,28 +251,20 @@ impl Outlast {
         blocking(move || core.queue_show(id)).await
     }
 
-    /// Finishes what is in flight and queues everything, until `resume` or for `at_most`.
+    /// Finishes what is in flight and queues everything, until `resume` or for `at_most`. A restart does not end it.
     ///
     /// # Errors
     /// `Conflict` when the lane stands still for another reason.
-    #[expect(clippy::unused_async, reason = "a command like the others")]
     pub async fn pause(&self, at_most: Option<Duration>) -> Result<(), Error> {
         if matches!(*self.core.lane_state.borrow(), LaneState::Halted { .. }) {
             return Err(Error::Conflict("the lane is halted already: see the status".into()));
         }
-        let until = at_most.map(|at_most| rfc3339(now_ms() + at_most.as_millis() as u64));
-        let state = LaneState::Paused { until };
-        self.core.set_lane_state(&state);
-        if let Some(at_most) = at_most {
-            let core = Arc::downgrade(&self.core);
-            tokio::spawn(async move {
-                tokio::time::sleep(at_most).await;
-                if let Some(core) = core.upgrade().filter(|core| *core.lane_state.borrow() == state) {
-                    core.set_lane_state(&LaneState::Running);
-                }
-            });
-        }
-        Ok(())
+        let core = self.core.clone();
+        blocking(move || {
+            core.pause(at_most);
+            Ok(())
+        })
+        .await
     }
 
     /// Goes on after a pause or a refusal storm; from a halt only with a decision.
@@ -286,8 +282,12 @@ impl Outlast {
             }
             (LaneState::Halted { message, .. }, None) => Err(Error::Conflict(message)),
             _ => {
-                self.core.set_lane_state(&LaneState::Running);
-                Ok(())
+                let core = self.core.clone();
+                blocking(move || {
+                    core.end_pause();
+                    Ok(())
+                })
+                .await
             }
         }
     }

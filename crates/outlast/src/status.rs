@@ -105,6 +105,16 @@ impl Accounting {
     }
 }
 
+/// Acknowledged writes that cannot be read back, from the log or as dead letters. Anything but 0 is a broken promise.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Losses {
+    /// How many, since the queue was made.
+    pub writes: u64,
+    /// When the last of them was found (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_at: Option<String>,
+}
+
 /// What the lane is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -186,6 +196,9 @@ pub struct Status {
     pub accounting: Accounting,
     /// Whether the identity holds.
     pub accounting_holds: bool,
+    /// What was lost.
+    #[serde(default)]
+    pub losses: Losses,
     /// Whether a write would be durably accepted now.
     pub accepting: bool,
     /// Id of the outage that lasts, if one does.

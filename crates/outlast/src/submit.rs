@@ -154,9 +154,17 @@ impl Core {
         if self.waiters.is_waiting(id.0) {
             return Err(Error::KeyInFlight { id });
         }
-        if self.receipt(id)?.status == Fate::Applied {
-            return Ok(Some(Outcome::Applied { id, duplicate_of: Some(id) }));
-        }
+        match self.receipt(id) {
+            Ok(receipt) if receipt.status == Fate::Applied => {
+                return Ok(Some(Outcome::Applied { id, duplicate_of: Some(id) }));
+            }
+            // Given up, so that the key is free; or decided so long ago that only the database can tell.
+            Ok(Receipt { status: Fate::Discarded, .. }) | Err(Error::NotFound { .. }) => {
+                self.forget_key(Some(key), id);
+                return Ok(None);
+            }
+            receipt => receipt?,
+        };
         // The one who brought it may have left without an answer: then it is perhaps not durable yet.
         self.log.sync().await.map_err(|failure| not_durable(&failure))?;
         let receipt = self.decided_or_waiting(id)?;

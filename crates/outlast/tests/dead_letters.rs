@@ -180,6 +180,7 @@ async fn a_crash_before_retried_letters_are_taken_out_is_noticed_at_the_next_sta
 
     let seen = watch(&world);
     let outlast = world.open().await;
+    outlast.resume(None).await.unwrap();
     drained(&outlast).await;
     assert_eq!(outlast.dead_letters(&ALL).await.unwrap().total, 0);
     for (id, data) in [("1", r#"{"n":1}"#), ("2", r#"{"n":2}"#), ("3", r#"{"n":1}"#)] {

@@ -192,6 +192,11 @@ async fn a_refusal_storm_pauses_the_lane_buries_no_backlog_and_ends_by_itself() 
     assert_eq!(status.health, outlast::health::Level::Critical);
     assert!(status.accounting.dead < 20 && status.accounting.pending >= 180, "{:?}", status.accounting);
     assert!(status.accounting_holds);
+    // It is looked at again and again, and stays one.
+    let refused = world.database.fired("refused");
+    eventually("two looks", || world.database.fired("refused") >= refused + 2).await;
+    assert!(matches!(outlast.status().lane, LaneState::Storm { .. }), "{:?}", outlast.status().lane);
+    assert_eq!(outlast.status().accounting, status.accounting, "a look decides nothing");
     world.database.set(Temper::Calm);
     eventually("running", || matches!(outlast.status().lane, LaneState::Running)).await;
     drained(&outlast).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{PATIENT, World, drained, id_of, put};
 use outlast::database::ListQuery;
 use outlast::health::Level;
+use outlast::status::LaneState;
 use outlast::{AfterTimeout, Error, Outcome, Wait};
 use outlast_testkit::eventually;
 use outlast_testkit::faulty::Temper;
@@ -147,6 +148,73 @@ async fn a_paused_lane_queues_and_goes_on_by_itself_at_the_given_time() {
     assert!(matches!(outcome, Outcome::Queued(_)), "{outcome:?}");
     let receipt = outlast.wait_for(id_of(&outcome), Duration::from_secs(10)).await.unwrap();
     assert_eq!(receipt.status, outlast::Fate::Applied);
+    outlast.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Bytes run out long before the number of writes does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_forecast_of_a_full_queue_looks_at_bytes_too() {
+    let mut world = World::new();
+    world.options.max_bytes = 4 << 20;
+    let outlast = world.open().await;
+    world.database.set(Temper::Away);
+    eventually("away", || !outlast.is_healthy()).await;
+    let text = format!("{{\"text\":\"{}\"}}", "x".repeat(10_000));
+    // By their number it would take days.
+    let soon = |outlast: &outlast::Outlast| {
+        outlast.status().queue.time_to_full_seconds.is_some_and(|seconds| seconds < 3600)
+    };
+    let mut writes = 0;
+    while !soon(&outlast) {
+        assert!(writes < 400, "{:?}", outlast.status().queue);
+        outlast.submit(put("users", &writes.to_string(), &text), Wait::No).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        writes += 1;
+    }
+    outlast.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_of_a_write_that_was_cancelled_is_free() {
+    let world = World::new();
+    let outlast = world.open().await;
+    outlast.submit(common::counter("a"), PATIENT).await.unwrap();
+    world.database.set(Temper::Away);
+    eventually("away", || !outlast.is_healthy()).await;
+    let keyed = || common::increment("a").with_idempotency_key("order-1").unwrap();
+    let cancelled = id_of(&outlast.submit(keyed(), Wait::No).await.unwrap());
+    outlast.cancel(cancelled).await.unwrap();
+    world.database.set(Temper::Calm);
+    eventually("back", || outlast.is_healthy()).await;
+    let again = outlast.submit(keyed(), PATIENT).await.unwrap();
+    assert!(matches!(again, Outcome::Applied { id, duplicate_of: None } if id != cancelled), "{again:?}");
+    assert_eq!(world.counter("a").await, 1);
+    outlast.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_survives_a_restart_and_so_does_its_end() {
+    let world = World::new();
+    let outlast = world.open().await;
+    outlast.pause(None).await.unwrap();
+    outlast.shutdown(Duration::from_secs(5)).await.unwrap();
+    drop(outlast);
+    let outlast = world.open().await;
+    let outcome = outlast.submit(put("users", "1", "{}"), PATIENT).await.unwrap();
+    assert!(matches!(outcome, Outcome::Queued(_)), "{outcome:?}");
+    assert_eq!(outlast.status().lane, LaneState::Paused { until: None });
+    outlast.resume(None).await.unwrap();
+    outlast.pause(Some(Duration::from_secs(2))).await.unwrap();
+    outlast.shutdown(Duration::from_secs(5)).await.unwrap();
+    drop(outlast);
+    let outlast = world.open().await;
+    let receipt = outlast.wait_for(id_of(&outcome), Duration::from_secs(30)).await.unwrap();
+    assert_eq!(receipt.status, outlast::Fate::Applied);
+    eventually("running", || outlast.status().lane == LaneState::Running).await;
+    outlast.shutdown(Duration::from_secs(5)).await.unwrap();
+    drop(outlast);
+    let outlast = world.open().await;
+    assert_eq!(outlast.status().lane, LaneState::Running);
     outlast.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 

@@ -135,14 +135,11 @@ pub(super) fn usage(args: &[OsString]) -> Exit {
 }
 
 fn judge(picture: &Picture, arguments: &CheckArguments) -> Report {
-    let (status, lost) = (&picture.status, picture.lost());
+    let status = &picture.status;
     let mut findings = Vec::new();
     let mut find = |state, about, message: String| findings.push(Finding { state, about, message });
     if !status.accepting {
         find(State::Critical, "accepting", "no writes are accepted".to_owned());
-    }
-    if lost > 0 {
-        find(State::Critical, "lost", format!("{} acknowledged writes are lost", grouped(lost)));
     }
     if !status.accounting_holds {
         find(State::Critical, "accounting", "the accounting identity does not hold".to_owned());
@@ -163,6 +160,8 @@ fn judge(picture: &Picture, arguments: &CheckArguments) -> Report {
     for component in &status.components {
         let state = match component.level {
             Level::Critical => State::Critical,
+            // Nothing is worse. It lasts until the server is started again, so that it can be put to rest.
+            Level::Warning if component.name == "losses" => State::Critical,
             Level::Warning => State::Warning,
             Level::Healthy => continue,
         };
@@ -178,7 +177,7 @@ fn judge(picture: &Picture, arguments: &CheckArguments) -> Report {
     if dead > 0 {
         find(State::Warning, "dead", dead_letters(dead));
     }
-    Report { findings, measures: measures(status, lost, arguments), well: well(status) }
+    Report { findings, measures: measures(status, arguments), well: well(status) }
 }
 
 /// So many percent of a limit, rounded up: at least one, so that an empty queue is never too full.
@@ -187,7 +186,7 @@ fn share(most: u64, percent: u8) -> u64 {
     u64::try_from(exact.div_ceil(100)).unwrap_or(u64::MAX).max(1)
 }
 
-fn measures(status: &Status, lost: u64, arguments: &CheckArguments) -> Vec<Measure> {
+fn measures(status: &Status, arguments: &CheckArguments) -> Vec<Measure> {
     let queue = &status.queue;
     let plain =
         |name, unit, value: f64| Measure { name, unit, value, warning: None, critical: None, most: None };
@@ -202,7 +201,7 @@ fn measures(status: &Status, lost: u64, arguments: &CheckArguments) -> Vec<Measu
         bounded("queue_bytes", "B", queue.bytes, queue.bytes_max),
         plain("queue_oldest_age_seconds", "s", queue.oldest_age_seconds),
         Measure { warning: Some(1), ..plain("dead_letters", "", status.accounting.dead as f64) },
-        Measure { critical: Some(1), ..plain("lost_writes", "", lost as f64) },
+        plain("lost_writes", "", status.losses.writes as f64),
         plain("accepting", "", f64::from(u8::from(status.accepting))),
         plain("database_connected", "", f64::from(u8::from(status.database.is_connected()))),
     ]
@@ -211,9 +210,10 @@ fn measures(status: &Status, lost: u64, arguments: &CheckArguments) -> Vec<Measu
 fn well(status: &Status) -> String {
     let queue = &status.queue;
     format!(
-        "writes are accepted and applied, {} of {} wait, none lost, no dead letters",
+        "writes are accepted and applied, {} of {} wait, {} lost, no dead letters",
         grouped(queue.writes),
-        grouped(queue.writes_max)
+        grouped(queue.writes_max),
+        if status.losses.writes == 0 { "none".to_owned() } else { grouped(status.losses.writes) }
     )
 }
 

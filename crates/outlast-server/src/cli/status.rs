@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use outlast::health::{ConnectionState, Level};
 use outlast::outage::Outage;
-use outlast::status::{EncryptionStatus, LaneState, Status};
+use outlast::status::{EncryptionStatus, LaneState, Losses, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -51,17 +51,6 @@ impl Picture {
         let Outages { outages } = serde_json::from_value(raw_outages).map_err(not_ours)?;
         Ok(Self { status, outages, raw })
     }
-
-    /// Acknowledged writes that were lost: anything but 0 is a broken promise.
-    pub(super) fn lost(&self) -> u64 {
-        self.outages.iter().map(|outage| outage.lost).sum()
-    }
-
-    fn as_json(&self) -> Value {
-        let mut body = self.raw.clone();
-        body["lost_writes"] = json!(self.lost());
-        body
-    }
 }
 
 /// Prints how things stand. Ends with 1 when no writes are accepted.
@@ -71,7 +60,7 @@ pub(super) async fn run(client: &Client, arguments: &StatusArguments) -> Result<
     }
     let picture = Picture::take(client).await?;
     if client.json {
-        print_json(&picture.as_json());
+        print_json(&picture.raw);
     } else {
         print(&in_words(&picture));
     }
@@ -84,7 +73,7 @@ async fn watch(client: &Client, interval: Duration) -> Result<(), Failure> {
     loop {
         let now = format!("{:.3}", jiff::Timestamp::now());
         let shown = match Picture::take(client).await {
-            Ok(picture) if client.json => picture.as_json().to_string(),
+            Ok(picture) if client.json => picture.raw.to_string(),
             Ok(picture) if screen => format!("{}, {now}\n\n{}", client.base(), in_words(&picture)),
             Ok(picture) => format!("{now} {}", in_a_line(&picture)),
             Err(failure) if failure.exit != Exit::Unreachable => return Err(failure),
@@ -115,7 +104,7 @@ fn in_a_line(picture: &Picture) -> String {
     let accepting = if status.accepting { "accepting writes" } else { "NOT accepting writes" };
     format!(
         "{accepting}; lost: {}; database {}; delivery {}; {} wait, {}; clear: {}",
-        lost_words(picture.lost(), status.accounting_holds),
+        lost_words(&status.losses, status.accounting_holds),
         status.database.name(),
         safe(&lane(&status.lane), 60),
         grouped(status.queue.writes),
@@ -128,7 +117,7 @@ fn in_words(picture: &Picture) -> String {
     let status = &picture.status;
     let mut text = String::new();
     let _ = writeln!(text, "Accepting writes: {}", accepting(status));
-    let _ = writeln!(text, "Lost writes:      {}", lost_words(picture.lost(), status.accounting_holds));
+    let _ = writeln!(text, "Lost writes:      {}", lost_words(&status.losses, status.accounting_holds));
     let _ = writeln!(text, "Queue clear:      {}", clear(status));
     text.push('\n');
     let _ =
@@ -203,11 +192,14 @@ pub(super) fn accepting(status: &Status) -> String {
 }
 
 /// Is anything lost?
-pub(super) fn lost_words(lost: u64, accounting_holds: bool) -> String {
-    match (lost, accounting_holds) {
+pub(super) fn lost_words(losses: &Losses, accounting_holds: bool) -> String {
+    match (losses.writes, accounting_holds) {
         (0, true) => "none".to_owned(),
         (0, false) => "UNKNOWN: the accounting identity does not hold".to_owned(),
-        (lost, _) => format!("{} (see /v1/outages and the server's log lines)", grouped(lost)),
+        (lost, _) => {
+            let last = losses.last_at.as_deref().unwrap_or("an unknown time");
+            format!("{}, found last at {} (see the server's log lines)", grouped(lost), safe(last, 40))
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub(crate) enum CommandKind {
     Decide(Decision),
 }
 
+/// Commands that may wait until the position is known.
+const DEFERRED_MAX: usize = 256;
+
 /// Whether a retried letter must find room in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -77,7 +80,12 @@ impl Drainer {
             return;
         }
         if !self.certain {
-            self.deferred.push(command);
+            self.deferred.retain(|deferred| !deferred.reply.is_closed());
+            if self.deferred.len() < DEFERRED_MAX {
+                self.deferred.push(command);
+            } else {
+                let _ = command.reply.send(Err(self.core.unavailable()));
+            }
             return;
         }
         let outcome = match command.kind {
@@ -154,6 +162,7 @@ impl Core {
         let left = book.bytes;
         book.set_bytes(left);
         drop(book);
+        self.forget_key_of(id);
         self.waiters.release(sequence);
         tracing::info!(write = %id, "discarded");
         Ok(())
@@ -281,6 +290,8 @@ impl Core {
         let mut found = Vec::with_capacity(ids.len());
         for id in ids {
             match self.dead.sequence(*id) {
+                // It was queued again as the log failed: the next start knows whether that is durable.
+                Ok(sequence) if self.ledger().is_requeued(sequence) => failures.push((*id, failed_log())),
                 Ok(sequence) => found.push((*id, sequence)),
                 Err(error) => failures.push((*id, error)),
             }

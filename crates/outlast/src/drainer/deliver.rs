@@ -402,25 +402,15 @@ impl Drainer {
         age > max_age
     }
 
-    fn count_losses(&self, read: &Read) {
+    pub(super) fn count_losses(&self, read: &Read) {
         for damage in &read.damage {
-            let lost =
-                damage.lost.map_or(0, |(first, last)| last.counter().saturating_sub(first.counter()) + 1);
+            let lost = damage.lost.map_or(0, |stretch| self.core.lose_pending(stretch));
             tracing::error!(%damage, lost, "the log is damaged: these writes are lost");
-            self.lose(lost);
         }
         for (sequence, error) in &read.unreadable {
             tracing::error!(%sequence, error, "an entry of the log cannot be understood: it is left in the log and not applied");
-            self.lose(1);
+            self.core.lose_pending((*sequence, *sequence));
         }
-    }
-
-    fn lose(&self, writes: u64) {
-        self.core.metrics.lost.inc_by(writes);
-        self.core.outages().update(|outage| outage.lost += writes);
-        let mut book = self.core.book();
-        book.terms.pending = book.terms.pending.saturating_sub(writes);
-        book.terms.accepted = book.terms.accepted.saturating_sub(writes);
     }
 }
 

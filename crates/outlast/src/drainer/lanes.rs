@@ -160,12 +160,14 @@ impl Drainer {
         let newest = self.read_rows(self.lanes).await?;
         let (mut lanes, mut seen) = (self.lanes, newest.clone());
         for Change { at, before } in self.changes.iter().rev() {
+            let former = self.read_rows(*before).await?;
+            // The former rows as well: a database that went back while the new ones were set has only these.
             let is_since =
                 |seen: &Option<Position>| seen.as_ref().is_some_and(|seen| seen.sequence.0 >= at.0);
-            if seen.iter().all(is_since) {
+            if seen.iter().chain(&former).all(is_since) {
                 break;
             }
-            (lanes, seen) = (*before, self.read_rows(*before).await?);
+            (lanes, seen) = (*before, former);
         }
         Ok(if seen.iter().all(Option::is_some) { (lanes, seen) } else { (self.lanes, newest) })
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use outlast_log::{Failure, LogState, Retention, Sequence};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub(crate) use self::commands::{Command, CommandKind, Room, STEP_LETTERS_MAX};
@@ -88,6 +89,8 @@ pub(crate) struct Drainer {
     allowance: (f64, Instant),
     housekeeping: Instant,
     keys_pruned: Option<Instant>,
+    /// Ends with the drainer.
+    pruning: JoinSet<()>,
     noted_cursor: Sequence,
     /// The last write that waited when the database came back: with it an outage is over, however many came since.
     backlog_end: Sequence,
@@ -122,6 +125,7 @@ impl Drainer {
             allowance: (0.0, now),
             housekeeping: now,
             keys_pruned: None,
+            pruning: JoinSet::new(),
             // Noted anew after every start, so that it outlives the segment that has the last note.
             noted_cursor: Sequence::START,
             backlog_end: Sequence::START,
@@ -175,6 +179,7 @@ impl Drainer {
             let _ = self.bring_up_rows().await;
         }
         self.note_cursor();
+        self.core.outages().close();
         self.feed.restart(self.core.cursor());
     }
 
@@ -372,11 +377,12 @@ impl Drainer {
         self.note_depth();
         self.tell_fullness();
         self.tell_log_state();
+        self.core.outages().save_now_and_then();
         self.note_cursor();
         if self.core.dead.pay().await && self.may_reclaim() {
             self.reclaim();
         }
-        self.prune_keys().await;
+        self.prune_keys();
     }
 
     /// How deep the queue is, for the report of the outage: now and then, and just before it is drained.
@@ -484,15 +490,23 @@ impl Drainer {
         }
     }
 
-    async fn prune_keys(&mut self) {
+    /// Beside everything else: with many keys it takes its time, and writes pass between its transactions.
+    fn prune_keys(&mut self) {
         if !self.core.monitor.is_healthy() || self.keys_pruned.is_some_and(|at| at.elapsed() < KEY_PRUNING) {
             return;
         }
-        // The first time a while after the start: nobody waits for it.
-        if self.keys_pruned.replace(Instant::now()).is_some()
-            && let Err(error) = self.core.database.prune_keys(self.core.options.key_retention).await
-        {
-            tracing::debug!(%error, "idempotency keys were not pruned");
+        // The first time a while after the start.
+        if self.keys_pruned.replace(Instant::now()).is_none() {
+            return;
+        }
+        while self.pruning.try_join_next().is_some() {}
+        if self.pruning.is_empty() {
+            let (database, retention) = (self.core.database.clone(), self.core.options.key_retention);
+            self.pruning.spawn(async move {
+                if let Err(error) = database.prune_keys(retention).await {
+                    tracing::debug!(%error, "idempotency keys were not pruned");
+                }
+            });
         }
     }
 }

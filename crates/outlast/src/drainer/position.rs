@@ -144,9 +144,10 @@ impl Drainer {
         self.core.ledger().chains.dissolve(to);
         if matches!(*self.core.lane_state.borrow(), LaneState::Halted { .. }) {
             // What halted it is gone: a newer copy was put back, say.
-            self.core.set_lane_state(&LaneState::Running);
+            self.core.set_lane_state(&self.core.wanted_state());
         }
         self.certain = true;
+        self.core.forget_decided_keys();
         self.feed.restart(to);
         self.core.fates_changed();
         self.count_bytes(to);

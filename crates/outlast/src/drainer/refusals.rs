@@ -27,6 +27,7 @@ const TRIAL_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Storm {
     records: HashSet<Key>,
     reasons: HashMap<String, u32>,
+    kinds: HashSet<RefusalKind>,
     refusals: u32,
     looks: u32,
 }
@@ -52,6 +53,7 @@ impl Storm {
         self.records.extend(keys);
         if keys.is_empty() || self.records.len() > before {
             self.refusals += 1;
+            self.kinds.insert(reason.kind);
             *self.reasons.entry(reason.message.clone()).or_default() += 1;
         }
         self.refusals
@@ -256,20 +258,29 @@ impl Drainer {
         Ok(())
     }
 
-    /// Tries the first write that waits without deciding its fate. True when the database works again.
+    /// Tries the first write that is not decided, without deciding its fate. True when the database works again.
     async fn try_first(&mut self) -> Result<bool, Flow> {
         self.feed.restart(self.core.cursor());
         let first = loop {
             let mut read = self.feed.next(1, usize::MAX).map_err(|_| Flow::Again)?;
-            match read.writes.pop() {
-                None => return Ok(true),
-                Some(applied) if self.core.is_reached(applied.sequence, &applied.write) => {}
-                Some(first) => break first,
+            if read.is_empty() {
+                return Ok(true);
             }
+            self.count_losses(&read);
+            let Some(next) = read.writes.pop() else { continue };
+            if self.core.is_reached(next.sequence, &next.write)
+                || self.core.ledger().fate(next.sequence).is_some()
+            {
+                continue;
+            }
+            let keys = keys_of(&next.write);
+            if !self.core.ledger().chains.is_behind(&keys, next.first, next.sequence) {
+                break next;
+            }
+            self.park_behind(&next).map_err(Flow::LogFailed)?;
         };
-        if self.core.ledger().fate(first.sequence).is_some() {
-            return Ok(true);
-        }
+        // A watermark passes only what has a durable mark, and what was appended again is durable before it is sent.
+        self.core.log.sync().await.map_err(Flow::LogFailed)?;
         let lanes = match place_of(&first.write, self.rows.len()) {
             Place { alone: true, .. } => 0..self.rows.len(),
             Place { lane, .. } => lane..lane + 1,
@@ -283,11 +294,8 @@ impl Drainer {
                 Ok(true)
             }
             Err(ApplyError::Rejected { reason, .. }) => {
-                // A refusal that only this write gets says that the database works again.
-                Ok(matches!(
-                    reason.kind,
-                    RefusalKind::Exists | RefusalKind::NotFound | RefusalKind::KeyReused
-                ))
+                // A refusal of another kind than all got says that the database works again.
+                Ok(!self.storm.kinds.contains(&reason.kind))
             }
             Err(ApplyError::Conflict(_)) => Ok(false),
             Err(ApplyError::Unavailable(reason)) => {

@@ -1,13 +1,13 @@
 //! Parked writes return: appended again, behind everything that is in the log, in the order of their first ids.
 
-use outlast_log::{AppendError, Failure, Sequence};
+use outlast_log::{AppendError, Failure, ReadError, Sequence};
 
 use super::Drainer;
 use crate::clock::now_ms;
 use crate::core::Core;
 use crate::feed::{NewWrite, Pending};
 use crate::ledger::keys_of;
-use crate::write::{LoggedWriteRef, WriteId};
+use crate::write::LoggedWriteRef;
 
 /// Most writes of one chain appended again in one go.
 const REQUEUE_MAX: usize = 200;
@@ -23,13 +23,18 @@ impl Drainer {
             let pending = match self.core.log.get(sequence) {
                 Ok(Some(entry)) => Pending::decode(&entry).map_err(|error| error.to_string()),
                 Ok(None) => Err("it is not in the log".to_owned()),
-                Err(error) => Err(error.to_string()),
+                Err(error @ ReadError::Damaged(_)) => Err(error.to_string()),
+                Err(error) => {
+                    // It is still there: it stays parked, with what waits behind it, and is read again.
+                    tracing::error!(%error, write = %first, "a parked write cannot be read now");
+                    break;
+                }
             };
             let pending = match pending {
                 Ok(pending) => pending,
                 Err(error) => {
                     tracing::error!(write = %first, %sequence, error, "a parked write cannot be read back: it is lost");
-                    self.core.lose_parked(first);
+                    self.core.lose_parked(first, sequence);
                     continue;
                 }
             };
@@ -72,13 +77,5 @@ impl Core {
         book.terms.parked = book.terms.parked.saturating_sub(1);
         book.terms.pending += 1;
         Ok(sequence)
-    }
-
-    fn lose_parked(&self, first: WriteId) {
-        self.ledger().chains.remove(first);
-        self.metrics.lost.inc();
-        let mut book = self.book();
-        book.terms.parked = book.terms.parked.saturating_sub(1);
-        book.terms.accepted = book.terms.accepted.saturating_sub(1);
     }
 }

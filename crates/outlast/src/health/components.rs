@@ -42,7 +42,8 @@ impl Core {
             lost => Check::new(
                 Level::Warning,
                 format!(
-                    "{lost} acknowledged writes cannot be read back: see damaged/ in the queue directory"
+                    "{lost} acknowledged writes cannot be read back, found since the server was started: see damaged/ \
+                     in the queue directory"
                 ),
             ),
         });

@@ -13,7 +13,7 @@ use crate::clock::rfc3339;
 use crate::write::WriteId;
 
 /// Files and directories of a queue beside those of its log.
-const OURS: [&str; 11] = [
+const OURS: [&str; 14] = [
     "segments",
     "damaged",
     "dead",
@@ -21,6 +21,9 @@ const OURS: [&str; 11] = [
     "epochs.jsonl",
     "epochs.jsonl-new",
     "outages.jsonl",
+    "state.json",
+    "state.json-new",
+    "state.json.damaged",
     "audit.jsonl",
     "audit.old.jsonl",
     imports::FILE,

@@ -132,13 +132,6 @@ pub(super) struct Known {
     pub(super) silence: Option<Silence>,
 }
 
-impl Known {
-    /// Acknowledged writes that were lost.
-    pub(super) fn lost(&self) -> u64 {
-        self.outages.iter().map(|outage| outage.lost).sum()
-    }
-}
-
 /// What a key leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {

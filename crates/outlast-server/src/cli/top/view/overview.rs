@@ -45,7 +45,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, known: &Known, theme: Them
         return;
     };
     let mut rows = Rows { theme, width: area.width, found: Vec::new() };
-    answers(&mut rows, known, status);
+    answers(&mut rows, status);
     rows.blank(30);
     connection(&mut rows, known, status);
     queue(&mut rows, status);
@@ -101,7 +101,7 @@ impl Rows {
     }
 }
 
-fn answers(rows: &mut Rows, known: &Known, status: &Status) {
+fn answers(rows: &mut Rows, status: &Status) {
     let connected = matches!(status.database, ConnectionState::Connected { .. });
     let flows = connected && status.lane == LaneState::Running;
     let accepting_mood = match (status.accepting, flows) {
@@ -110,9 +110,8 @@ fn answers(rows: &mut Rows, known: &Known, status: &Status) {
         (true, false) => Mood::Warning,
     };
     rows.say(0, "Accepting?", &accepting(status), accepting_mood);
-    let lost = known.lost();
-    let fine = lost == 0 && status.accounting_holds;
-    let words = lost_words(lost, status.accounting_holds);
+    let fine = status.losses.writes == 0 && status.accounting_holds;
+    let words = lost_words(&status.losses, status.accounting_holds);
     rows.say(1, "Lost?", &words, if fine { Mood::Good } else { Mood::Bad });
     let calm = status.queue.writes == 0 || (flows && status.outage.is_none());
     rows.say(2, "Clear?", &clear(status), if calm { Mood::Good } else { Mood::Warning });
