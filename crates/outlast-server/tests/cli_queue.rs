@@ -75,6 +75,33 @@ fn export_writes_every_write_that_waits_in_order_over_many_pages() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), exported.stdout, "it is left alone");
 }
 
+#[test]
+fn what_standard_output_did_not_take_is_a_failure_and_a_reader_that_has_gone_is_none() {
+    let server = Server::start();
+    server.ok(&["write", "put", "a/1", r#"{"n":1}"#]);
+    server.ok(&["pause"]);
+    send(&server, &["{}".to_owned()]);
+    let commands: [&[&str]; 5] = [
+        &["queue", "export"],
+        &["queue", "list", "--json"],
+        &["write", "get", "a/1"],
+        &["dead", "groups"],
+        &["status"],
+    ];
+    for args in commands {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = server.command(args).stdout(full).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("standard output could not be written: No space left"), "{args:?}: {said}");
+
+        let mut unread = server.command(args).spawn().unwrap();
+        drop(unread.stdout.take());
+        let output = unread.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    }
+}
+
 /// Over one connection, since a process for each would take its time.
 fn send(server: &Server, documents: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

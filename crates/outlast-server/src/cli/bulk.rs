@@ -1,6 +1,6 @@
 //! `outlast dead retry` and `discard` for all dead letters that match, and `export`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,7 +10,7 @@ use super::Exit;
 use super::arguments::{Hidden, Matching, Which};
 use super::client::Client;
 use super::dead::confirm;
-use super::output::{Failure, dead_letters, grouped, print, print_json, safe};
+use super::output::{Failure, dead_letters, grouped, print, print_json, print_part, safe};
 
 /// How often the server is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -148,18 +148,7 @@ fn result(action: Action, run: &Value) -> String {
 
 /// Prints all that match, as they come. Letters with hidden values say so: `"redacted":true`.
 pub(super) async fn export(client: &Client, matching: &Matching, hidden: Hidden) -> Result<(), Failure> {
-    let mut out = std::io::stdout();
-    let mut written = Ok(());
     let mut query = matching.query();
     query.extend(hidden.query());
-    client
-        .stream("/v1/dead-letters/export", &query, |piece| {
-            if written.is_ok() {
-                written = out.write_all(piece);
-            }
-        })
-        .await?;
-    written
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::failed(format!("the output was not written: {error}")))
+    client.stream("/v1/dead-letters/export", &query, print_part).await
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::Exit;
 use super::arguments::Global;
 use super::client::{self, Client};
-use super::output::{Failure, dead_letters, grouped, print, print_json, safe};
+use super::output::{Failure, dead_letters, grouped, print, print_json, safe, written};
 use super::status::Picture;
 
 /// Pause between two questions whether the server is ready.
@@ -124,7 +124,8 @@ pub(super) fn run(global: &Global, arguments: &CheckArguments) -> Result<(), Fai
         Format::Prometheus => print(&report.as_metrics()),
     }
     match report.state() {
-        State::Ok => Ok(()),
+        // Monitoring that got no text must not take the code for a warning about the service.
+        State::Ok => written().map_err(|failure| Failure::new(State::Unknown.exit(), failure.message)),
         other => Err(Failure::new(other.exit(), "")),
     }
 }

@@ -128,17 +128,19 @@ impl Client {
         self.opened(response.map_err(|error| self.unreachable(&error))?, path).await
     }
 
-    /// Text that is no JSON, piece by piece.
+    /// Text that is no JSON, piece by piece, while it is taken.
     pub(super) async fn stream(
         &self,
         path: &str,
         query: &[(&str, String)],
-        mut take: impl FnMut(&[u8]),
+        mut take: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), Failure> {
         let response = self.request(Method::GET, path).query(query).send().await;
         let mut response = self.opened(response.map_err(|error| self.unreachable(&error))?, path).await?;
         while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
-            take(&piece);
+            if !take(&piece) {
+                break;
+            }
         }
         Ok(())
     }

@@ -77,7 +77,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return exit.into();
         }
     };
-    match dispatch(&arguments) {
+    let done = dispatch(&arguments).and_then(|()| match arguments.command {
+        // What it prints is a greeting: a server that served and was stopped did what was asked.
+        Command::Serve(_) => Ok(()),
+        _ => output::written(),
+    });
+    match done {
         Ok(()) => Exit::Ok.into(),
         Err(Failure { exit, message }) => {
             if !message.is_empty() {

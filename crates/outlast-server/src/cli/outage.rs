@@ -32,7 +32,11 @@ pub(super) async fn run(client: &Client, command: &OutageCommand) -> Result<(), 
                 return Ok(());
             }
             let mut report = Vec::new();
-            client.stream(&format!("{path}/report"), &[], |piece| report.extend_from_slice(piece)).await?;
+            let keep = |piece: &[u8]| {
+                report.extend_from_slice(piece);
+                true
+            };
+            client.stream(&format!("{path}/report"), &[], keep).await?;
             print(&String::from_utf8_lossy(&report));
         }
     }

@@ -1,7 +1,8 @@
 //! How commands fail, and how they print.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
@@ -35,17 +36,44 @@ impl From<ConfigError> for Failure {
     }
 }
 
-/// Prints text to standard output; a reader that has gone (`| head`) is no error.
+/// The first error of standard output. It is kept here for [`written`], so that no command can forget it.
+static UNWRITTEN: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints text to standard output.
 pub(super) fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end_matches('\n'));
-    let _ = out.flush();
+    print_line(text.trim_end_matches('\n'));
 }
 
-/// Prints a line of many; false when nobody reads any more.
+/// Prints a line of many; false when there is no use in printing more.
 pub(super) fn print_line(line: &str) -> bool {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+    let mut out = io::stdout().lock();
+    is_written(writeln!(out, "{line}").and_then(|()| out.flush()))
+}
+
+/// Prints a part of something as it is; false when there is no use in printing more.
+pub(super) fn print_part(part: &[u8]) -> bool {
+    let mut out = io::stdout().lock();
+    is_written(out.write_all(part).and_then(|()| out.flush()))
+}
+
+fn is_written(result: io::Result<()>) -> bool {
+    let Err(error) = result else { return true };
+    // A reader that has gone (`| head`) has what it wanted.
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        let _ = UNWRITTEN.set(error);
+    }
+    false
+}
+
+/// Whether everything that was printed has been written: an export that a full disk cut short must not look like a whole
+/// one.
+pub(super) fn written() -> Result<(), Failure> {
+    match UNWRITTEN.get() {
+        None => Ok(()),
+        Some(error) => Err(Failure::failed(format!(
+            "standard output could not be written: {error}; what is there is not whole, and not to be used. Make room for it and run the command again; what it was to change is changed already"
+        ))),
+    }
 }
 
 /// Prints JSON, indented.

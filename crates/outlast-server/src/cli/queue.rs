@@ -182,7 +182,6 @@ async fn export(
             write["queue"] = queue.clone();
             match &mut file {
                 Some(file) => writeln!(file, "{write}").map_err(|error| not_written(output, &error))?,
-                // A reader that has gone (`| head`) has what it wanted.
                 None if !print_line(&write.to_string()) => return Ok(()),
                 None => {}
             }

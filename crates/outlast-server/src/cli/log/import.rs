@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::Exit;
 use crate::cli::arguments::Global;
-use crate::cli::output::{Failure, grouped, print, print_json};
+use crate::cli::output::{Failure, grouped, print, print_json, print_line};
 use crate::cli::progress::Progress;
 
 pub(super) fn run(global: &Global, file: &Path, options: &Options, how: How) -> Result<(), Failure> {
@@ -19,17 +19,15 @@ pub(super) fn run(global: &Global, file: &Path, options: &Options, how: How) -> 
     let bytes = file.metadata().map_or(0, |metadata| metadata.len());
     // Read once to be checked, and once to be imported.
     let progress = Progress::bytes(global.json, "importing", bytes * 2);
-    let mut out = io::stdout().lock();
     let mut mapped = |mapping: Mapping| {
         if global.json {
             // A reader that has gone is no reason to stop in the middle.
-            let _ = writeln!(out, "{}", json!(mapping));
+            print_line(&json!(mapping).to_string());
         }
     };
     let imported = offline::import(&mut file, options, how, &mut |bytes| progress.add(bytes), &mut mapped)
         .map_err(|error| failure(&error))?;
     progress.end();
-    drop(out);
     if global.json {
         print(&json!({ "imported": imported }).to_string());
         return Ok(());
