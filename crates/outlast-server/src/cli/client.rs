@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::Exit;
 use super::arguments::{Global, inputs};
@@ -15,6 +16,8 @@ use crate::{config, outgoing};
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// For a stream, which is watched for silence instead.
 const ENDLESS: Duration = Duration::from_hours(24 * 365);
+/// A stream that brings nothing for so long has died; one that brings something may take as long as it needs.
+const SILENCE: Duration = TIMEOUT;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Characters of what the server says about a problem.
 const SAID_MAX: usize = 2000;
@@ -133,16 +136,37 @@ impl Client {
         &self,
         path: &str,
         query: &[(&str, String)],
+        take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Failure> {
+        self.stream_until_silent(path, query, SILENCE, take).await
+    }
+
+    async fn stream_until_silent(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        silence: Duration,
         mut take: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), Failure> {
-        let response = self.request(Method::GET, path).query(query).send().await;
+        let silent = |_| {
+            let (base, seconds) = (&self.base, silence.as_secs_f64());
+            Failure::new(
+                Exit::Unreachable,
+                format!(
+                    "the server at {base} sent nothing for {seconds} s: what it had sent is not whole; try again"
+                ),
+            )
+        };
+        let response = self.request(Method::GET, path).query(query).timeout(ENDLESS).send();
+        let response = timeout(silence, response).await.map_err(silent)?;
         let mut response = self.opened(response.map_err(|error| self.unreachable(&error))?, path).await?;
-        while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
-            if !take(&piece) {
-                break;
+        loop {
+            let piece = timeout(silence, response.chunk()).await.map_err(silent)?;
+            match piece.map_err(|error| self.unreachable(&error))? {
+                Some(piece) if take(&piece) => {}
+                _ => return Ok(()),
             }
         }
-        Ok(())
     }
 
     /// Sends a stream of lines that may have no end; so may the answer.
@@ -230,5 +254,42 @@ impl Client {
             Exit::Unreachable,
             format!("the server at {base} could not be reached: {reason}; {advice}"),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_may_take_as_long_as_it_brings_something_and_ends_when_it_is_silent() {
+        outgoing::choose_cryptography();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n").await.unwrap();
+            for _ in 0..8 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                stream.write_all(b"x").await.unwrap();
+            }
+            // The ninth never comes.
+            stream
+        });
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_millis(200)).build().unwrap();
+        let client = Client { http, base, token: None, json: false };
+        let mut taken = 0;
+        let take = |piece: &[u8]| {
+            taken += piece.len();
+            true
+        };
+        let ended = client.stream_until_silent("/", &[], Duration::from_secs(2), take).await.unwrap_err();
+        assert_eq!((taken, ended.exit), (8, Exit::Unreachable), "{ended:?}");
+        assert!(ended.message.contains("sent nothing for 2 s"), "{ended:?}");
+        drop(server);
     }
 }
