@@ -102,6 +102,36 @@ fn what_standard_output_did_not_take_is_a_failure_and_a_reader_that_has_gone_is_
     }
 }
 
+#[test]
+fn what_somebody_wrote_into_a_record_commands_no_terminal() {
+    const DOCUMENT: &str = "{\"title\":\"\u{9b}2J\u{7f}\u{85}ü\"}";
+    const SHOWN: &str = r"\u009b2J\u007f\u0085ü";
+    let server = Server::start();
+    server.ok(&["write", "put", "a/1", DOCUMENT]);
+    server.ok(&["pause"]);
+    let queued = server.json(&["write", "create", "a/1", DOCUMENT, "--wait", "0s", "--json"]);
+    let id = queued["id"].as_str().unwrap();
+    let shows = |args: &[&str]| {
+        let shown = server.ok(args);
+        assert!(shown.contains(SHOWN), "{args:?}: {shown}");
+        assert!(!shown.contains(['\u{9b}', '\u{7f}', '\u{85}']), "{args:?}: {shown:?}");
+        shown
+    };
+    shows(&["write", "get", "a/1"]);
+    shows(&["queue", "show", id]);
+    shows(&["queue", "list", "--json"]);
+    let exported = shows(&["queue", "export"]);
+    assert_eq!(json(&exported)["operations"][0]["data"], json(DOCUMENT), "the value is the same");
+    server.ok(&["resume"]);
+    server.until("it is dead", &["dead", "list", "--json"], |page| page["total"] == 1);
+    shows(&["dead", "show", id]);
+    shows(&["dead", "export"]);
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
 /// Over one connection, since a process for each would take its time.
 fn send(server: &Server, documents: &[String]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

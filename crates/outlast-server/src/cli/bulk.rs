@@ -10,7 +10,7 @@ use super::Exit;
 use super::arguments::{Hidden, Matching, Which};
 use super::client::Client;
 use super::dead::confirm;
-use super::output::{Failure, dead_letters, grouped, print, print_json, print_part, safe};
+use super::output::{Failure, dead_letters, grouped, json_out, print, print_json, print_json_part, safe};
 
 /// How often the server is asked how far it is.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -150,5 +150,6 @@ fn result(action: Action, run: &Value) -> String {
 pub(super) async fn export(client: &Client, matching: &Matching, hidden: Hidden) -> Result<(), Failure> {
     let mut query = matching.query();
     query.extend(hidden.query());
-    client.stream("/v1/dead-letters/export", &query, print_part).await
+    let mut out = json_out();
+    client.stream("/v1/dead-letters/export", &query, |piece| print_json_part(&mut out, piece)).await
 }

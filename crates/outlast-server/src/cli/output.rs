@@ -50,10 +50,19 @@ pub(super) fn print_line(line: &str) -> bool {
     is_written(writeln!(out, "{line}").and_then(|()| out.flush()))
 }
 
-/// Prints a part of something as it is; false when there is no use in printing more.
-pub(super) fn print_part(part: &[u8]) -> bool {
-    let mut out = io::stdout().lock();
+/// Standard output for JSON that comes in parts.
+pub(super) fn json_out() -> Harmless<io::Stdout> {
+    Harmless::new(io::stdout())
+}
+
+/// Prints a part of JSON; false when there is no use in printing more.
+pub(super) fn print_json_part(out: &mut Harmless<io::Stdout>, part: &[u8]) -> bool {
     is_written(out.write_all(part).and_then(|()| out.flush()))
+}
+
+/// Prints JSON as it is, one of many lines perhaps; false when there is no use in printing more.
+pub(super) fn print_json_text(text: &str) -> bool {
+    print_json_part(&mut json_out(), format!("{}\n", text.trim_end_matches('\n')).as_bytes())
 }
 
 fn is_written(result: io::Result<()>) -> bool {
@@ -78,7 +87,47 @@ pub(super) fn written() -> Result<(), Failure> {
 
 /// Prints JSON, indented.
 pub(super) fn print_json(value: &Value) {
-    print(&serde_json::to_string_pretty(value).unwrap_or_default());
+    print_json_text(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// Passes JSON on with U+007F to U+009F as `\u00XX`, which is the same value. JSON may hold them as they are, and to a
+/// terminal U+009B begins a command: what somebody wrote into a record must not reach the one who looks at it.
+pub(super) struct Harmless<W> {
+    out: W,
+    /// The last byte was C2: with the next one it may be such a character.
+    begun: bool,
+}
+
+impl<W: io::Write> Harmless<W> {
+    pub(super) fn new(out: W) -> Self {
+        Self { out, begun: false }
+    }
+
+    pub(super) fn into_inner(self) -> W {
+        self.out
+    }
+}
+
+impl<W: io::Write> io::Write for Harmless<W> {
+    fn write(&mut self, json: &[u8]) -> io::Result<usize> {
+        let mut text = Vec::with_capacity(json.len() + 1);
+        for &byte in json {
+            match (std::mem::replace(&mut self.begun, byte == 0xc2), byte) {
+                // In UTF-8 these are C2 and the character's own number.
+                (true, 0x80..=0x9f) | (false, 0x7f) => write!(text, "\\u{byte:04x}")?,
+                (begun, byte) => {
+                    text.extend(begun.then_some(0xc2));
+                    text.extend((byte != 0xc2).then_some(byte));
+                }
+            }
+        }
+        self.out.write_all(&text)?;
+        Ok(json.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Rows as columns under a heading.
@@ -155,7 +204,24 @@ pub(super) fn safe(text: &str, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn json_commands_no_terminal_however_it_is_cut() {
+        let text: String = ('\u{20}'..='\u{ff}').filter(|c| !matches!(c, '"' | '\\')).collect();
+        let json = json!({ text.clone(): [text, "ü→😀\u{9b}31m\u{1b}"] });
+        let raw = json.to_string();
+        for size in 1..raw.len() {
+            let mut out = Harmless::new(Vec::new());
+            raw.as_bytes().chunks(size).for_each(|chunk| out.write_all(chunk).unwrap());
+            let harmless = String::from_utf8(out.into_inner()).unwrap();
+            assert!(!harmless.chars().any(char::is_control), "{harmless:?}");
+            assert!(harmless.contains("ü→😀\\u009b31m\\u001b"), "{harmless}");
+            assert_eq!(serde_json::from_str::<Value>(&harmless).unwrap(), json, "in chunks of {size}");
+        }
+    }
 
     #[test]
     fn numbers_read_like_prose() {

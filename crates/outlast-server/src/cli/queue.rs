@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::arguments::{Hidden, QueueCommand, Waiting};
 use super::client::Client;
 use super::lane;
-use super::output::{Failure, grouped, print, print_json, print_line, safe, table};
+use super::output::{Failure, Harmless, grouped, print, print_json, print_json_text, safe, table};
 use super::progress::Progress;
 use super::queue_import;
 use crate::config::units;
@@ -170,7 +170,7 @@ async fn export(
     let status = client.get("/v1/queue", &[]).await?;
     let count = status.pointer("/queue/writes").and_then(Value::as_u64).unwrap_or_default();
     let queue = status.pointer("/queue/id").cloned().unwrap_or_default();
-    let mut file = output.map(create).transpose()?;
+    let mut file = output.map(create).transpose()?.map(Harmless::new);
     let progress = Progress::counts(client.json, "exporting", count);
     let filter = [waiting.query(), hidden.query(), vec![("limit", EXPORT_PAGE.to_string())]].concat();
     let mut query = filter.clone();
@@ -180,9 +180,10 @@ async fn export(
         for write in page["writes"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default() {
             // An import must know where it comes from: ids are each queue's own.
             write["queue"] = queue.clone();
+            let line = format!("{write}\n");
             match &mut file {
-                Some(file) => writeln!(file, "{write}").map_err(|error| not_written(output, &error))?,
-                None if !print_line(&write.to_string()) => return Ok(()),
+                Some(file) => file.write_all(line.as_bytes()).map_err(|error| not_written(output, &error))?,
+                None if !print_json_text(&line) => return Ok(()),
                 None => {}
             }
             exported += 1;
@@ -205,7 +206,8 @@ async fn export(
         }
         return Ok(());
     };
-    let synced = file.into_inner().map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
+    let file = file.into_inner().into_inner();
+    let synced = file.map_err(io::IntoInnerError::into_error).and_then(|file| file.sync_all());
     synced.map_err(|error| not_written(output, &error))?;
     if client.json {
         print_json(&json!({ "written": path, "writes": exported }));

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 
 use super::Exit;
 use super::client::Client;
-use super::output::{Failure, dead_letters, grouped, print, print_json, print_line, safe, size, span};
+use super::output::{
+    Failure, dead_letters, grouped, print, print_json, print_json_text, print_line, safe, size, span,
+};
 use crate::config::units;
 
 #[derive(Deserialize)]
@@ -80,7 +82,13 @@ async fn watch(client: &Client, interval: Duration) -> Result<(), Failure> {
             Err(failure) if client.json => json!({ "unreachable": failure.message }).to_string(),
             Err(failure) => format!("{now} {}", failure.message),
         };
-        let written = if screen { redraw(&shown) } else { print_line(&shown) };
+        let written = if screen {
+            redraw(&shown)
+        } else if client.json {
+            print_json_text(&shown)
+        } else {
+            print_line(&shown)
+        };
         if !written {
             return Ok(());
         }

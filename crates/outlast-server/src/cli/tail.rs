@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Exit;
 use super::client::Client;
-use super::output::{Failure, grouped, print_line, safe};
+use super::output::{Failure, grouped, print_json_text, print_line, safe};
 
 /// The server sends something at least every 15 s: after so much silence the connection is dead.
 pub(super) const SILENCE: Duration = Duration::from_secs(40);
@@ -54,8 +54,8 @@ async fn read(client: &Client, stream: &mut Response) -> Result<End, Failure> {
     let mut frames = Frames::default();
     while let Ok(Ok(Some(chunk))) = tokio::time::timeout(SILENCE, stream.chunk()).await {
         for data in frames.take(&chunk)? {
-            let line = if client.json { data } else { in_words(&data) };
-            if !print_line(&line) {
+            let printed = if client.json { print_json_text(&data) } else { print_line(&in_words(&data)) };
+            if !printed {
                 return Ok(End::Unread);
             }
         }

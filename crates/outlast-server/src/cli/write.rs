@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::ask::confirm;
 use super::client::{Answer, Client};
-use super::output::{Failure, grouped, print, print_json, safe, span};
+use super::output::{Failure, grouped, print, print_json, print_json_text, safe, span};
 use super::queue::{text, what};
 use super::write_bulk::{self, BulkArguments};
 use crate::config::units;
@@ -204,7 +204,7 @@ pub(super) async fn run(client: &Client, command: &WriteCommand) -> Result<(), F
         }
         WriteCommand::Get { record } => {
             let answer = client.send(Method::GET, &record.path(), &[], &[], None).await?.success()?;
-            print(&answer.text);
+            print_json_text(&answer.text);
             Ok(())
         }
         WriteCommand::Bulk(arguments) => write_bulk::run(client, arguments).await,

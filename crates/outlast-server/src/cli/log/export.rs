@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Choice, failure, look};
 use crate::cli::arguments::Global;
-use crate::cli::output::{Failure, grouped, print, print_json, safe, table};
+use crate::cli::output::{Failure, grouped, json_out, print, print_json, safe, table};
 use crate::cli::progress::Progress;
 use crate::cli::queue::{text, what};
 
@@ -49,7 +49,7 @@ pub(super) fn run(
     let progress = Progress::bytes(global.json, "exporting", queue.bytes() * 2);
     let mut add = |bytes| progress.add(bytes);
     let exported = match output {
-        None => queue.export(selection, &mut io::stdout().lock(), &mut add),
+        None => queue.export(selection, &mut json_out(), &mut add),
         Some(path) => to_file(&queue, selection, path, &mut add)?,
     };
     progress.end();

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::Exit;
 use crate::cli::arguments::Global;
-use crate::cli::output::{Failure, grouped, print, print_json, print_line};
+use crate::cli::output::{Failure, grouped, print, print_json, print_json_text};
 use crate::cli::progress::Progress;
 
 pub(super) fn run(global: &Global, file: &Path, options: &Options, how: How) -> Result<(), Failure> {
@@ -22,14 +22,14 @@ pub(super) fn run(global: &Global, file: &Path, options: &Options, how: How) -> 
     let mut mapped = |mapping: Mapping| {
         if global.json {
             // A reader that has gone is no reason to stop in the middle.
-            print_line(&json!(mapping).to_string());
+            print_json_text(&json!(mapping).to_string());
         }
     };
     let imported = offline::import(&mut file, options, how, &mut |bytes| progress.add(bytes), &mut mapped)
         .map_err(|error| failure(&error))?;
     progress.end();
     if global.json {
-        print(&json!({ "imported": imported }).to_string());
+        print_json_text(&json!({ "imported": imported }).to_string());
         return Ok(());
     }
     let resumed = if imported.resumed_at > 0 {
