@@ -179,6 +179,13 @@ async fn without_tokens_a_page_that_gave_this_machine_a_name_of_its_own_reads_no
         );
         support::raw(server.address, request.as_bytes()).await.unwrap().problem(421, "foreign-host");
     }
-    let probe = "GET /livez HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
-    assert_eq!(support::raw(server.address, probe.as_bytes()).await.unwrap().status, 200);
+    let ask = async |path: &str, host: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        support::raw(server.address, request.as_bytes()).await.unwrap()
+    };
+    assert_eq!(ask("/livez", "evil.example").await.status, 200);
+    assert!(ask("/health", "localhost").await.json()["checks"].is_object());
+    let health = ask("/health", "evil.example").await;
+    assert_eq!(health.status, 200, "a probe under another name is answered: {health:?}");
+    assert!(health.json().get("checks").is_none() && health.json().get("notes").is_none(), "{health:?}");
 }

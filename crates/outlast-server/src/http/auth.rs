@@ -81,7 +81,10 @@ impl Auth {
 
     /// Whether the request may see details that not everybody who can reach a probe should.
     pub fn may_see_details(&self, headers: &HeaderMap) -> bool {
-        self.tokens.is_empty() || self.token(headers).is_ok()
+        if self.tokens.is_empty() {
+            return !self.local_only || refuse_foreign_name(headers).is_ok();
+        }
+        self.token(headers).is_ok()
     }
 
     fn token(&self, headers: &HeaderMap) -> Result<&Token, Problem> {
