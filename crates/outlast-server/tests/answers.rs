@@ -319,6 +319,38 @@ async fn lists_filter_by_equality_and_come_in_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_records_ends_at_its_limit_or_at_8_mib() {
+    let server = Server::start().await;
+    let page = async |query: &str| {
+        let page = server.get(&format!("/v1/records/{query}")).await;
+        assert!(page.body.len() <= 8 << 20, "{query}: {}", page.body.len());
+        let page = page.json();
+        (page["records"].as_array().unwrap().len(), page["next"].as_str().map(str::to_owned))
+    };
+    let large = format!("{{\"text\":\"{}\"}}", "x".repeat(1_000_000));
+    for id in 0..10 {
+        assert_eq!(server.json("PUT", &format!("/v1/records/large/{id}"), &large).await.status, 200);
+    }
+    let (records, next) = page("large").await;
+    assert_eq!(records, 8);
+    assert_eq!(page(&format!("large?cursor={}", next.unwrap())).await, (2, None));
+
+    // More than the database is asked for at once.
+    let operations: Vec<_> = (0..250)
+        .map(|id| serde_json::json!({ "op": "put", "collection": "small", "id": format!("{id:03}"), "data": {} }))
+        .collect();
+    for operations in operations.chunks(50) {
+        let body = serde_json::json!({ "operations": operations }).to_string();
+        assert_eq!(server.json("POST", "/v1/transactions", &body).await.status, 200);
+    }
+    assert_eq!(page("small?limit=1000").await, (250, None));
+    assert_eq!(page("small?limit=250").await, (250, None));
+    let (records, next) = page("small?limit=202").await;
+    assert_eq!(records, 202);
+    assert_eq!(page(&format!("small?limit=48&cursor={}", next.unwrap())).await, (48, None));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_pauses_resumes_throttles_and_drains() {
     let server = Server::start().await;
     let paused = server.json("POST", "/v1/queue/pause", r#"{"for":"10m"}"#).await;

@@ -19,6 +19,11 @@ use super::writes::{Done, submit};
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1000;
+/// A page ends here whatever its limit: a thousand records of 1 MiB are too much for one answer.
+const PAGE_BYTES_MAX: usize = 8 << 20;
+/// The database is asked for so many records at once, so that neither are they too much for the memory: a usual page, and
+/// the one after it, which tells whether there is another page.
+const ASKED_MAX: usize = LIMIT_DEFAULT + 1;
 
 /// `POST /v1/records/{collection}`: creates a record under an id of the server's choice.
 ///
@@ -140,25 +145,66 @@ pub(super) async fn get(call: Call) -> Answer {
 /// # Errors
 /// 400 for a wrong filter, limit or cursor, 503 while the database is away.
 pub(super) async fn list(call: Call) -> Answer {
-    let (mut query, page) = list_query(&call)?;
-    // One more than asked for tells whether there is a next page.
-    query.limit = page + 1;
-    let mut records = call.app.outlast.list(&query).await?;
-    let more = records.len() > page;
-    records.truncate(page);
-    let mut text = String::from("{\"records\":[");
-    for (index, (id, record)) in records.iter().enumerate() {
-        if index > 0 {
-            text.push(',');
+    let (mut query, limit) = list_query(&call)?;
+    let mut page = Page::new(limit);
+    loop {
+        query.limit = (page.left() + 1).min(ASKED_MAX);
+        let records = call.app.outlast.list(&query).await?;
+        let is_last = records.len() < query.limit;
+        for (id, record) in records {
+            if !page.take(&id, &record) {
+                return Ok(not_stored(json(StatusCode::OK, page.end(true))));
+            }
+            query.after = Some(id);
         }
-        text.push_str(&record.with_id(id));
+        if is_last {
+            return Ok(not_stored(json(StatusCode::OK, page.end(false))));
+        }
     }
-    text.push(']');
-    if let Some((last, _)) = records.last().filter(|_| more) {
-        let _ = write!(text, ",\"next\":\"{}\"", cursor(last));
+}
+
+/// A page of records while it is written.
+struct Page {
+    text: String,
+    limit: usize,
+    records: usize,
+    last: Option<RecordId>,
+}
+
+impl Page {
+    fn new(limit: usize) -> Self {
+        Self { text: String::from("{\"records\":["), limit, records: 0, last: None }
     }
-    text.push('}');
-    Ok(not_stored(json(StatusCode::OK, text)))
+
+    /// How many records it still takes at most.
+    fn left(&self) -> usize {
+        self.limit - self.records
+    }
+
+    /// Whether the record found place; the first one always does.
+    fn take(&mut self, id: &RecordId, record: &Document) -> bool {
+        let record = record.with_id(id);
+        let is_full = self.left() == 0 || self.text.len() + record.len() > PAGE_BYTES_MAX;
+        if self.records > 0 {
+            if is_full {
+                return false;
+            }
+            self.text.push(',');
+        }
+        self.text.push_str(&record);
+        self.records += 1;
+        self.last = Some(id.clone());
+        true
+    }
+
+    fn end(mut self, more: bool) -> String {
+        self.text.push(']');
+        if let Some(last) = self.last.filter(|_| more) {
+            let _ = write!(self.text, ",\"next\":\"{}\"", cursor(&last));
+        }
+        self.text.push('}');
+        self.text
+    }
 }
 
 fn list_query(call: &Call) -> Result<(ListQuery, usize), Problem> {

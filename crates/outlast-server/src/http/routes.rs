@@ -82,7 +82,11 @@ const WAITING: &[Parameter] = &[
     REDACT,
 ];
 const LIST: &[Parameter] = &[
-    LIMIT,
+    (
+        "limit",
+        "Limit",
+        "Most of them in the answer; 100 by default. A page ends after 8 MiB, too: go on with next.",
+    ),
     ("cursor", "Cursor", "The member next of the page before."),
     (
         "FIELD",
