@@ -76,6 +76,17 @@ async fn preferences_are_followed_and_told() {
     let decided = server.get(&format!("{}?wait=10s", queued.header("location"))).await.json();
     assert_eq!(decided["status"], "applied");
     assert_eq!(decided["durability"], "database");
+    assert_eq!(receipt.get("record"), None, "whoever chose the id knows it");
+
+    let headers = [JSON, ("prefer", "respond-async")];
+    let created = server.send("POST", "/v1/records/users", &headers, r#"{"a":2}"#).await;
+    assert_eq!(created.status, 202);
+    assert_eq!(created.header("location"), format!("/v1/writes/{}", created.header("write-id")));
+    let record = &created.json()["record"];
+    assert_eq!(record["collection"], "users");
+    server.get(&format!("{}?wait=10s", created.header("location"))).await;
+    let made = server.get(&format!("/v1/records/users/{}", record["id"].as_str().unwrap())).await;
+    assert_eq!((made.status, &made.json()["a"]), (200, &2.into()), "{made:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

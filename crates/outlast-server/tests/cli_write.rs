@@ -77,7 +77,14 @@ fn in_an_outage_a_write_is_queued_and_can_be_waited_for_and_cancelled() {
     assert!(asked.stderr.contains("cancel 1 write") && asked.stderr.contains("put a/3"), "{asked:?}");
     assert!(asked.stderr.contains("--yes"), "{asked:?}");
 
+    let created = server.json(&["write", "create", "a", r#"{"new":true}"#, "--json"]);
+    let named = server.ok(&["write", "create", "a", "{}", "--wait", "10ms"]);
+    assert!(named.starts_with("create a/") && named.contains(": queued as 1-"), "{named}");
+
     server.give_database_back();
+    server.ok(&["write", "wait", created["id"].as_str().unwrap(), "--for", "60s"]);
+    let record = created["record"].as_str().unwrap();
+    assert_eq!(server.json(&["write", "get", record])["new"], true, "{created}");
     let waited = server.ok(&["write", "wait", id, "--for", "60s"]);
     assert_eq!(waited, format!("applied as {id}\n"));
     let dead = server.run(&["write", "wait", second, "--for", "60s"]);

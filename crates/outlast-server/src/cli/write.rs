@@ -234,11 +234,11 @@ async fn submit(
     }
     let answer = client.send(method, path, &[], &headers, body).await?.success()?;
     let mut receipt = receipt(&answer)?;
+    let new = if record.contains('/') { None } else { new_record(&answer, &receipt) };
+    let record = new.unwrap_or_else(|| record.to_owned());
     if let Some(wait) = how.wait.filter(|_| waits(&receipt)) {
         receipt = decided(client, &text(&receipt, "id"), wait.saturating_sub(began.elapsed())).await?;
     }
-    let created = answer.header("location").strip_prefix("/v1/records/").filter(|_| !record.contains('/'));
-    let record = created.map_or_else(|| record.to_owned(), |created| safe(created, 120));
     if client.json {
         receipt["record"] = json!(record);
         print_json(&receipt);
@@ -254,6 +254,15 @@ async fn submit(
     }
     // Applied or queued, it is acknowledged.
     if waits(&receipt) || receipt["status"] == "applied" { Ok(()) } else { Err(Failure::failed("")) }
+}
+
+/// The record that the server chose an id for: applied it is the answer's Location, queued a member of the receipt.
+fn new_record(answer: &Answer, receipt: &Value) -> Option<String> {
+    let part = |name: &str| receipt.pointer(name).and_then(Value::as_str);
+    match (part("/record/collection"), part("/record/id")) {
+        (Some(collection), Some(id)) => Some(safe(&format!("{collection}/{id}"), 120)),
+        _ => answer.header("location").strip_prefix("/v1/records/").map(|created| safe(created, 120)),
+    }
 }
 
 /// The receipt of a write that was just answered, also when it is applied already.

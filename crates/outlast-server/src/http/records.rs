@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 use http::StatusCode;
 use outlast::database::ListQuery;
 use outlast::record::check_name;
-use outlast::{Collection, Document, RecordId, Write};
+use outlast::{Collection, Document, RecordId, RecordName, Write};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::app::{Answer, Call, json, limit, not_stored};
 use super::prefer::{Preferences, idempotency_key};
 use super::problem::{INVALID_REQUEST, NOT_FOUND, Problem};
-use super::writes::{Done, submit};
+use super::writes::{Done, submit, submit_new};
 
 /// What stands as it is in a segment of a path (RFC 3986, unreserved).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -42,7 +42,8 @@ pub(super) async fn create_anywhere(call: Call) -> Answer {
         Some(key) => id_of_key(&collection, key, &call.body)?,
         None => RecordId::generate(),
     };
-    create(call, collection, id, map).await
+    let record = RecordName { collection: collection.clone(), id: id.clone() };
+    create(call, collection, id, map, Some(record)).await
 }
 
 /// `POST /v1/records/{collection}/{id}`: creates a record, 409 when it exists.
@@ -53,15 +54,21 @@ pub(super) async fn create_here(call: Call) -> Answer {
     call.known_query([])?;
     let (collection, id) = call.record()?;
     let map = call.json()?;
-    create(call, collection, id, map).await
+    create(call, collection, id, map, None).await
 }
 
-async fn create(call: Call, collection: Collection, id: RecordId, map: Map<String, Value>) -> Answer {
+async fn create(
+    call: Call,
+    collection: Collection,
+    id: RecordId,
+    map: Map<String, Value>,
+    new: Option<RecordName>,
+) -> Answer {
     let data = Document::for_record(&id, map)?;
     let body = data.with_id(&id);
     let location = location(&collection, &id);
     let write = Write::create(collection, id, data);
-    submit(&call, write, async |preferences: Preferences, _| Done {
+    submit_new(&call, write, new, async |preferences: Preferences, _| Done {
         status: if preferences.minimal { StatusCode::NO_CONTENT } else { StatusCode::CREATED },
         body: (!preferences.minimal).then_some(body),
         location: Some(location),

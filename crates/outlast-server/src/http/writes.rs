@@ -3,8 +3,9 @@
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use outlast::status::Outcome;
-use outlast::{Write, WriteId};
+use outlast::status::{Outcome, Receipt};
+use outlast::{RecordName, Write, WriteId};
+use serde::Serialize;
 
 use super::app::{Answer, Call, duration, json, json_of, not_stored};
 use super::prefer::{PREFERENCE_APPLIED, Preferences, WAIT_MAX, idempotency_key};
@@ -31,11 +32,37 @@ impl Done {
     }
 }
 
+/// What is answered when the write was queued.
+#[derive(Serialize)]
+struct Queued {
+    #[serde(flatten)]
+    receipt: Receipt,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record: Option<RecordName>,
+}
+
 /// Submits the write as the request's headers ask, and answers: `done` when it was applied, 202 when it was queued.
 ///
 /// # Errors
 /// What the library refused, as a problem.
-pub(super) async fn submit<D, F>(call: &Call, mut write: Write, done: D) -> Answer
+pub(super) async fn submit<D, F>(call: &Call, write: Write, done: D) -> Answer
+where
+    D: FnOnce(Preferences, WriteId) -> F,
+    F: Future<Output = Done>,
+{
+    submit_new(call, write, None, done).await
+}
+
+/// As [`submit`], for a record that has its id from the server: an answer that the write was queued names it.
+///
+/// # Errors
+/// As [`submit`].
+pub(super) async fn submit_new<D, F>(
+    call: &Call,
+    mut write: Write,
+    record: Option<RecordName>,
+    done: D,
+) -> Answer
 where
     D: FnOnce(Preferences, WriteId) -> F,
     F: Future<Output = Done>,
@@ -57,11 +84,11 @@ where
             response
         }
         Outcome::Queued(receipt) => {
-            let mut response = json_of(StatusCode::ACCEPTED, &receipt)?;
-            let location =
-                HeaderValue::try_from(format!("/v1/writes/{}", receipt.id)).map_err(not_a_header)?;
+            let id = receipt.id;
+            let mut response = json_of(StatusCode::ACCEPTED, &Queued { receipt, record })?;
+            let location = HeaderValue::try_from(format!("/v1/writes/{id}")).map_err(not_a_header)?;
             response.headers_mut().insert(header::LOCATION, location);
-            mark(&mut response, receipt.id, "queued")?;
+            mark(&mut response, id, "queued")?;
             response
         }
     };
