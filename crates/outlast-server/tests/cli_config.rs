@@ -65,8 +65,11 @@ fn check_finds_what_a_start_would_refuse_and_starts_nothing() {
     assert_eq!(well.status.code(), Some(0), "{well:?}");
     assert_eq!(text(&well.stdout), "the configuration is in order (no file is read)\n");
     let nowhere = ["--set", "server.tls_certificate=nowhere.pem", "--set", "server.tls_key=nowhere.pem"];
+    let collector = "traces.endpoint=http://127.0.0.1:4318/v1/traces";
+    assert_eq!(check(&["--set", collector]).status.code(), Some(0));
     for (args, why) in [
         (&nowhere as &[&str], "nowhere.pem"),
+        (&["--set", collector, "--set", "traces.headers=s3cret"], "traces.headers must be NAME=VALUE"),
         (&["--listen", "0.0.0.0:0"], "no tokens are configured"),
         (&["--database-url", "mysql://x"], "no adapter for \"mysql\""),
         (&["--database-url", "surrealdb://host"], "database.url"),

@@ -9,6 +9,7 @@ use super::output::{Failure, print, print_json};
 use crate::config::{self, Config, ConfigError, DEFAULT_FILE};
 use crate::database;
 use crate::http::Tls;
+use crate::traces::Traces;
 
 /// Prints every value with its source.
 pub(super) fn show(global: &Global, overrides: &Overrides) -> Result<(), Failure> {
@@ -68,7 +69,8 @@ fn refused(config: &Config) -> Vec<String> {
     };
     let tls = tls.map(|why| format!("server.tls_certificate: {why}"));
     let database = database::open(&config.database, config.outlast.lanes == 1).err();
-    config::refuse_open_door(config).into_iter().chain(tls).chain(database).collect()
+    let traces = Traces::start(&config.traces).err();
+    config::refuse_open_door(config).into_iter().chain(tls).chain(traces).chain(database).collect()
 }
 
 /// Writes a commented file where there is none.
