@@ -138,7 +138,16 @@ fn check_tells_a_database_that_is_away_from_a_server_that_is_away_and_from_not_k
         let said = String::from_utf8(unknown.stdout).unwrap();
         assert!(said.starts_with("OUTLAST UNKNOWN - "), "{args:?}: {said}");
     }
-    assert_eq!(server.run(&["check", "--warning", "many"]).code, Some(3), "not CRITICAL");
+    for (args, code) in [
+        (&["check", "--warning", "many"] as &[&str], 3),
+        (&["--config", "nowhere.toml", "check", "--wrong"], 3),
+        (&["--json", "--url=http://127.0.0.1:1", "check", "--wrong"], 3),
+        (&["--config", "check", "status", "--wrong"], 2),
+        (&["config", "check", "--wrong"], 2),
+    ] {
+        let wrong = Command::new(env!("CARGO_BIN_EXE_outlast")).args(args).output().unwrap();
+        assert_eq!(wrong.status.code(), Some(code), "not CRITICAL by mistake: {args:?}: {wrong:?}");
+    }
     assert_eq!(server.run(&["check", "--help"]).code, Some(0));
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, CommandFactory as _, ValueEnum};
 use outlast::health::Level;
 use outlast::status::Status;
 use reqwest::Method;
@@ -12,7 +12,7 @@ use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::Exit;
-use super::arguments::Global;
+use super::arguments::{Arguments, Global};
 use super::client::{self, Client};
 use super::output::{Failure, dead_letters, grouped, print, print_json, safe, written};
 use super::status::Picture;
@@ -132,7 +132,20 @@ pub(super) fn run(global: &Global, arguments: &CheckArguments) -> Result<(), Fai
 
 /// How a wrong command line ends: for monitoring 2 would mean that the service is down.
 pub(super) fn usage(args: &[OsString]) -> Exit {
-    if args.get(1).is_some_and(|command| command == "check") { State::Unknown.exit() } else { Exit::Usage }
+    let take_values: Vec<String> = Arguments::command()
+        .get_opts()
+        .filter_map(|option| Some(format!("--{}", option.get_long()?)))
+        .collect();
+    let mut args = args.iter().skip(1);
+    while let Some(arg) = args.next() {
+        // What holds for every command may stand before it.
+        if take_values.iter().any(|option| arg == option.as_str()) {
+            args.next();
+        } else if !arg.as_encoded_bytes().starts_with(b"-") {
+            return if arg == "check" { State::Unknown.exit() } else { Exit::Usage };
+        }
+    }
+    Exit::Usage
 }
 
 fn judge(picture: &Picture, arguments: &CheckArguments) -> Report {
