@@ -371,8 +371,11 @@ async fn an_operator_pauses_resumes_throttles_and_drains() {
     let cancelled = server.json("PUT", "/v1/records/a/2", "{}").await;
     let receipt = server.send("DELETE", cancelled.header("location"), &[], "").await;
     assert_eq!((receipt.status, &receipt.json()["status"]), (200, &"discarded".into()), "{receipt:?}");
-    let resumed = server.send("POST", "/v1/queue/resume", &[], "").await;
-    assert_eq!((resumed.status, &resumed.json()["lane"]["state"]), (200, &"running".into()));
+    server.json("POST", "/v1/queue/drain", "{}").await.problem(409, "conflict");
+    for _ in 0..2 {
+        let resumed = server.send("POST", "/v1/queue/resume", &[], "").await;
+        assert_eq!((resumed.status, &resumed.json()["lane"]["state"]), (200, &"running".into()));
+    }
     let drained = server.json("POST", "/v1/queue/drain", r#"{"for":"30s"}"#).await.json();
     assert_eq!(drained, serde_json::json!({ "drained": true, "writes": 0 }));
     assert_eq!(server.get("/v1/records/a/1").await.status, 200);

@@ -124,7 +124,7 @@ kinds! {
         "The stream of writes was to end with its first line that is not accepted. This stands in the results of the lines after it.",
         "Correct that line, or wait as its problem says; then send it and those after it in a new stream.";
     CONFLICT, "conflict", CONFLICT, Listed, "This is not possible in the present state.",
-        "A write to cancel is applied or under way, a queue to resume does not stand still, a plan is out of date, another run is under way, or fates cannot be decided while the database is away.",
+        "A write to cancel is applied or under way, a halted queue needs a decision to go on or cannot go on at all, a queue to drain stands still, a plan is out of date, another run is under way, or fates cannot be decided while the database is away.",
         "The detail says why, and what would be possible.";
     TOO_LARGE, "too-large", PAYLOAD_TOO_LARGE, Body, "The request is too large.",
         "The body is larger than server.max_body_bytes, or the write larger than queue.write_bytes_max. The members bytes_max and setting say which.",

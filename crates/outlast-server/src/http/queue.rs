@@ -148,7 +148,7 @@ struct ResumeBody {
 /// `POST /v1/queue/resume`: goes on, after a halt with the operator's decision.
 ///
 /// # Errors
-/// 409 when there is nothing to resume, or a decision is needed.
+/// 409 when a halt needs a decision, or none helps. To resume a queue that runs is no error.
 pub(super) async fn resume(call: Call) -> Answer {
     call.known_query([])?;
     let body: ResumeBody = call.json_or_default()?;
@@ -159,7 +159,7 @@ pub(super) async fn resume(call: Call) -> Answer {
 /// `POST /v1/queue/drain`: waits until nothing waits, or the time is over.
 ///
 /// # Errors
-/// 400 for a duration that is not one.
+/// 400 for a duration that is not one, 409 when the queue stands still.
 pub(super) async fn drain(call: Call) -> Answer {
     call.known_query([])?;
     let body: ForBody = call.json_or_default()?;
