@@ -218,8 +218,8 @@ async fn a_dead_letter_that_has_rotted_is_lost_and_neither_applied_nor_discarded
     process.kill();
     let segment = newest_segment(&directory.path().join("queue/dead/segments"));
     let mut bytes = fs::read(&segment).unwrap();
-    let at = String::from_utf8_lossy(&bytes).find("first").unwrap();
-    bytes[at] = b'F';
+    let at = String::from_utf8_lossy(&bytes).find("counters first").unwrap();
+    bytes[at] = b'C';
     fs::write(&segment, bytes).unwrap();
     for _ in 0..2 {
         process.restart();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::alike::without_own_values;
 use crate::clock::{now_ms, rfc3339};
 use crate::error::{Error, Refusal};
+use crate::kept::parts;
 use crate::redact::Redaction;
 use crate::status::{Attempt, DeadFilter, DeadGroup, DeadLetter, DeadLetters, DeadMark, DeadSelection};
 use crate::write::{Write, WriteId};
@@ -140,7 +141,8 @@ impl DeadLetterStore {
                 ReadItem::Entry(_) => {}
                 ReadItem::Damaged(damage) => {
                     tracing::error!(%damage, "dead letters are damaged");
-                    unreadable.extend(damage.lost.into_iter().flat_map(|lost| without(lost, &gone)));
+                    let left = |lost| parts(lost, |sequence| gone.contains(&sequence));
+                    unreadable.extend(damage.lost.into_iter().flat_map(left));
                 }
             }
         }
@@ -419,26 +421,4 @@ fn not_read(directory: &Path, error: ReadError) -> outlast_log::OpenError {
         ReadError::Io { path, source } => outlast_log::OpenError::Io { action: "read", path, source },
         other => outlast_log::OpenError::Foreign { path: directory.to_owned(), reason: other.to_string() },
     }
-}
-
-/// The parts of a stretch that hold none of these.
-fn without(
-    (first, last): (Sequence, Sequence),
-    gone: &std::collections::HashSet<Sequence>,
-) -> Vec<(Sequence, Sequence)> {
-    let mut parts: Vec<(Sequence, Sequence)> = Vec::new();
-    let mut joins = false;
-    for counter in first.counter()..=last.counter() {
-        let Some(sequence) = Sequence::new(first.epoch(), counter) else { break };
-        match parts.last_mut() {
-            _ if gone.contains(&sequence) => {
-                joins = false;
-                continue;
-            }
-            Some((_, last)) if joins => *last = sequence,
-            _ => parts.push((sequence, sequence)),
-        }
-        joins = true;
-    }
-    parts
 }

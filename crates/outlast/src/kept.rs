@@ -123,6 +123,21 @@ impl Kept {
         new
     }
 
+    /// Whether this write is known to be lost.
+    pub(crate) fn is_lost(&self, sequence: Sequence) -> bool {
+        self.lock().lost_writes.iter().any(|(first, last)| (first.0..=last.0).contains(&sequence))
+    }
+
+    /// How many writes that wait here are known to be lost.
+    pub(crate) fn lost_between(&self, after: Sequence, to: Sequence) -> u64 {
+        let state = self.lock();
+        let within = |(first, last): &Stretch| {
+            let from = first.0.as_u64().max(after.as_u64() + 1);
+            (last.0.as_u64().min(to.as_u64()) + 1).saturating_sub(from)
+        };
+        state.lost_writes.iter().map(within).sum()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -154,6 +169,28 @@ pub(crate) fn length((first, last): (Sequence, Sequence)) -> u64 {
     (last.counter() + 1).saturating_sub(first.counter())
 }
 
+/// The parts of a stretch in which none is to be left out.
+pub(crate) fn parts(
+    (first, last): (Sequence, Sequence),
+    is_out: impl Fn(Sequence) -> bool,
+) -> Vec<(Sequence, Sequence)> {
+    let mut parts: Vec<(Sequence, Sequence)> = Vec::new();
+    let mut joins = false;
+    for counter in first.counter()..=last.counter() {
+        let Some(sequence) = Sequence::new(first.epoch(), counter) else { break };
+        match parts.last_mut() {
+            _ if is_out(sequence) => {
+                joins = false;
+                continue;
+            }
+            Some((_, last)) if joins => *last = sequence,
+            _ => parts.push((sequence, sequence)),
+        }
+        joins = true;
+    }
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use outlast_log::RealDisk;
@@ -177,7 +214,20 @@ mod tests {
         assert_eq!(again.losses(), kept.losses());
         assert_eq!(again.losses().writes, 16);
         assert_eq!(again.lose(Of::Queue, stretch(10, 24)), 0, "after a restart");
+        let between = |after, to| {
+            let sequence = |counter| Sequence::new(1, counter).unwrap();
+            again.lost_between(sequence(after), sequence(to))
+        };
+        assert_eq!((between(0, 100), between(9, 24), between(10, 12), between(24, 100)), (15, 15, 2, 0));
         assert_eq!(again.lose(Of::Queue, stretch(5, 30)), 11);
+    }
+
+    #[test]
+    fn what_is_decided_is_left_out_of_a_stretch() {
+        let out = |sequence: Sequence| [10, 13, 16].contains(&sequence.counter());
+        assert_eq!(parts(stretch(10, 16), out), [stretch(11, 12), stretch(14, 15)]);
+        assert_eq!(parts(stretch(11, 12), out), [stretch(11, 12)]);
+        assert_eq!(parts(stretch(13, 13), out), []);
     }
 
     #[test]

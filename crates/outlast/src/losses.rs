@@ -3,7 +3,7 @@
 use outlast_log::Sequence;
 
 use crate::core::Core;
-use crate::kept::{Of, length};
+use crate::kept::{Of, parts};
 use crate::write::WriteId;
 
 impl Core {
@@ -15,17 +15,13 @@ impl Core {
         new
     }
 
-    /// Of writes that wait. Returns how many of them were not known to be lost.
+    /// Of writes that wait, those that nothing is decided about. Returns how many of them were not known to be lost.
     pub(crate) fn lose_pending(&self, stretch: (Sequence, Sequence)) -> u64 {
-        let new = self.note_lost(Of::Queue, stretch);
-        let all = length(stretch);
+        let undecided = parts(stretch, |sequence| self.ledger().fate(sequence).is_some());
+        let new = undecided.into_iter().map(|part| self.note_lost(Of::Queue, part)).sum();
         let mut book = self.book();
-        let counted = all.min(book.terms.pending);
-        book.terms.pending -= counted;
-        // Those that were known had left the sum already.
-        let gone = new.min(book.terms.applied + counted);
-        book.terms.accepted = book.terms.accepted.saturating_sub(gone);
-        book.terms.applied = book.terms.applied + counted - gone;
+        book.terms.pending = book.terms.pending.saturating_sub(new);
+        book.terms.accepted = book.terms.accepted.saturating_sub(new);
         new
     }
 
@@ -35,10 +31,14 @@ impl Core {
         self.forget_key_of(first);
         let new = self.note_lost(Of::Queue, (sequence, sequence));
         let mut book = self.book();
-        let counted = book.terms.parked.min(1);
-        book.terms.parked -= counted;
-        let gone = new.min(book.terms.applied + counted);
-        book.terms.accepted = book.terms.accepted.saturating_sub(gone);
-        book.terms.applied = book.terms.applied + counted - gone;
+        book.terms.parked = book.terms.parked.saturating_sub(new);
+        book.terms.accepted = book.terms.accepted.saturating_sub(new);
+    }
+
+    /// Entries between two places that may be delivered: what is decided or lost is none.
+    pub(crate) fn undecided_between(&self, after: Sequence, to: Sequence) -> u64 {
+        let decided = self.ledger().decided_between(after, to);
+        let lost = self.kept.lost_between(after, to);
+        self.log.count(after, to).saturating_sub(decided + lost)
     }
 }

@@ -152,7 +152,7 @@ fn rebuild(core: &Core, recovered: &Recovered) {
         let shown = |reason| core.options.redact.reason_about(reason, &body.records);
         let reason = body.reason.clone().map(shown).map(Box::new);
         ledger.decide(mark.target, Fated { decided, attempts: body.attempts, reason, time_ms: mark.time_ms });
-        if decided == Decided::Parked {
+        if decided == Decided::Parked && !core.kept.is_lost(mark.target) {
             parked.insert(mark.target, body);
         }
     }
@@ -270,17 +270,15 @@ fn failed(failure: &outlast_log::Failure) -> OpenError {
 fn count(core: &Core, last: Sequence, strays: u64) {
     let counts = core.log.counts();
     let cursor = core.cursor();
-    let (parked, decided) = {
-        let ledger = core.ledger();
-        (ledger.chains.parked(), ledger.decided_between(cursor, last))
-    };
+    let parked = core.ledger().chains.parked();
+    let pending = core.undecided_between(cursor, last);
     let mut book = core.book();
     let terms = &mut book.terms;
     terms.accepted = (counts.entries + strays)
         .saturating_sub(counts.requeued)
         .saturating_sub(counts.of(MarkKind::Rejected))
         .saturating_sub(core.kept.losses().writes);
-    terms.pending = core.log.count(cursor, last).saturating_sub(decided);
+    terms.pending = pending;
     terms.parked = parked;
     terms.dead = core.dead.count();
     terms.discarded = counts.of(MarkKind::Discarded) + core.dead.discarded();

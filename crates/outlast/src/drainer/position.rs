@@ -164,8 +164,7 @@ impl Drainer {
     fn undecided(&self, lane: usize, after: Sequence, to: Sequence) -> u64 {
         let lanes = self.core.lanes();
         if lanes == 1 {
-            let entries = self.core.log.count(after, to);
-            return entries.saturating_sub(self.core.ledger().decided_between(after, to));
+            return self.core.undecided_between(after, to);
         }
         let mut reader = self.core.log.reader(after);
         let mut undecided = 0;
