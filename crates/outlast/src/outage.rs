@@ -227,7 +227,7 @@ impl Outages {
 
 /// How long ago this was (RFC 3339).
 fn since(then: &str) -> Duration {
-    let then = then.parse::<jiff::Timestamp>().map_or(0, |then| then.as_millisecond());
+    let then = then.parse::<jiff::Timestamp>().map_or(0, jiff::Timestamp::as_millisecond);
     let ago = i64::try_from(now_ms()).unwrap_or(i64::MAX).saturating_sub(then);
     if then == 0 { Duration::ZERO } else { Duration::from_millis(u64::try_from(ago).unwrap_or(0)) }
 }

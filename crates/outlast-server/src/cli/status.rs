@@ -205,8 +205,8 @@ pub(super) fn lost_words(losses: &Losses, accounting_holds: bool) -> String {
         (0, true) => "none".to_owned(),
         (0, false) => "UNKNOWN: the accounting identity does not hold".to_owned(),
         (lost, _) => {
-            let last = losses.last_at.as_deref().unwrap_or("an unknown time");
-            format!("{}, found last at {} (see the server's log lines)", grouped(lost), safe(last, 40))
+            let found = losses.last_at.as_deref().unwrap_or("an unknown time");
+            format!("{}, found last at {} (see the server's log lines)", grouped(lost), safe(found, 40))
         }
     }
 }
