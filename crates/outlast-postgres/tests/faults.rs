@@ -290,7 +290,7 @@ async fn a_session_ended_in_the_middle_of_a_batch_is_unknown_and_nothing_of_it_s
     let apply = world.client.apply(&world.db.lane, &position, next, &batch);
     let end = async {
         world.until_running("pg_sleep").await;
-        world.db.query("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()");
+        world.db.query("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid() AND datname = current_database()");
     };
     let (applied, ()) = tokio::join!(apply, end);
     let Err(ApplyError::Unknown(reason)) = applied else { panic!("{applied:?}") };
