@@ -209,6 +209,15 @@ impl Slot {
         let last = self.shared.files().clone();
         match (&last, FileId::of(path).map_err(cannot)?) {
             (None, None) if self.role == Role::Writer => {
+                // A new file would take the log of one that was moved away for its own, and throw it away.
+                let log = file::beside(path, "-wal");
+                if log.metadata().is_ok_and(|log| log.len() > 0) {
+                    return Err(self.shared.unavailable(&format!(
+                        "is gone, and its log {} is still there: put the file back beside it, or remove that log if a new \
+                         database is to begin",
+                        log.display()
+                    )));
+                }
                 file::create(path)
                     .map_err(|error| self.shared.unavailable(&format!("cannot be made: {error}")))?;
             }

@@ -83,6 +83,23 @@ async fn a_database_that_cannot_be_reached_is_an_outage_and_no_error_of_opening(
     assert!(database.describe().starts_with("sqlite /"), "{}", database.describe());
 }
 
+/// A file that was moved away without its log would lose what only that has.
+#[tokio::test]
+async fn no_database_is_made_beside_a_log_that_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, log) = (directory.path().join("database.db"), directory.path().join("database.db-wal"));
+    std::fs::write(&log, "frames").unwrap();
+    let database = Sqlite::open(&path, SqliteOptions::default()).unwrap();
+    let probe = database.probe().await;
+    assert!(
+        matches!(&probe, Err(DatabaseError::Unavailable(why)) if why.contains("database.db-wal is still there")),
+        "{probe:?}"
+    );
+    assert!(!path.exists() && std::fs::read(&log).unwrap() == b"frames");
+    std::fs::remove_file(&log).unwrap();
+    database.probe().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_database_in_another_encoding_is_refused_in_words() {
     let directory = tempfile::tempdir().unwrap();
