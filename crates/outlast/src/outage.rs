@@ -87,12 +87,16 @@ impl Lasting {
         Self { report, before, since: now, saved: now }
     }
 
-    fn report(&self) -> Outage {
-        let mut report = self.report.clone();
-        if report.reconnected_at.is_none() {
-            report.duration_seconds = (self.before + self.since.elapsed()).as_secs_f64();
+    /// From the first failure to the reconnection, or until now.
+    fn seconds(&self) -> f64 {
+        if self.report.reconnected_at.is_some() {
+            return self.report.duration_seconds;
         }
-        report
+        (self.before + self.since.elapsed()).as_secs_f64()
+    }
+
+    fn report(&self) -> Outage {
+        Outage { duration_seconds: self.seconds(), ..self.report.clone() }
     }
 }
 
@@ -149,7 +153,8 @@ impl Outages {
     /// Changes the report of the outage that lasts, if one does.
     pub(crate) fn update(&mut self, change: impl FnOnce(&mut Outage)) {
         if let Some(lasting) = &mut self.current {
-            lasting.report = lasting.report();
+            // For every write that is queued: nothing is copied here.
+            lasting.report.duration_seconds = lasting.seconds();
             change(&mut lasting.report);
         }
     }
