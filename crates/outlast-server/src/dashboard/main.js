@@ -173,8 +173,10 @@ function paint() {
   document.title = title();
   show(document.getElementById('top'), top());
   const main = document.getElementById('main');
-  if (state.needsToken) return show(main, login());
-  show(main, notices(), screenNow());
+  const atHeading = document.activeElement.nodeName === 'H1';
+  show(main, ...(state.needsToken ? [login()] : [notices(), screenNow()]));
+  // The heading of a screen that waited for the server may have made way for another.
+  if (atHeading && document.activeElement === document.body) toHeading();
 }
 
 function title() {
@@ -277,12 +279,18 @@ async function go() {
   state.screen = now;
   if (moved) state.said = state.said?.level === 'bad' ? null : state.said;
   paint();
-  await particular();
-  paint();
+  // At once: when the server has answered, somebody may be elsewhere on the page already.
   if (moved) {
     window.scrollTo(0, 0);
-    document.querySelector('h1')?.focus({ preventScroll: true });
+    toHeading();
   }
+  await particular();
+  paint();
+}
+
+/** A screen begins at its heading. */
+function toHeading() {
+  document.querySelector('h1')?.focus({ preventScroll: true });
 }
 
 document.querySelector('.skip').addEventListener('click', (event) => {

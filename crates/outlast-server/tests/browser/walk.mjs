@@ -35,6 +35,26 @@ const heading = (name) => page.getByRole('heading', { level: 1, name }).waitFor(
 const screen = (name) => page.getByRole('navigation', { name: 'Screens' }).getByRole('link', { name }).click();
 const answers = () => page.getByRole('region', { name: 'The three answers' });
 
+/** The keyboard goes to the heading of a screen at once, however long the server takes, and stays when it has answered. */
+async function arrives(name, go) {
+  const focused = () => page.evaluate(() => `${document.activeElement.tagName} ${document.activeElement.textContent}`);
+  let answer;
+  const held = new Promise((resolve) => { answer = resolve; });
+  await page.route('**/v1/**', async (route) => {
+    await held;
+    await route.continue();
+  });
+  await go();
+  await heading(name);
+  await see('Asking the server…');
+  assert.equal(await focused(), `H1 ${name}`, 'while the server is asked');
+  answer();
+  await page.getByText('Asking the server…').waitFor({ state: 'detached' });
+  // The screen is painted, and the heading focused, in one go.
+  assert.equal(await focused(), `H1 ${name}`, 'when the server has answered');
+  await page.unrouteAll({ behavior: 'wait' });
+}
+
 /** No serious finding, in either scheme and width. */
 async function accessible(what) {
   for (const [viewport, colorScheme] of [[DESKTOP, 'light'], [DESKTOP, 'dark'], [PHONE, 'light']]) {
@@ -119,9 +139,7 @@ const steps = {
     await accessible('the first screen in an outage');
     await picture('outage');
 
-    await screen(/^Queue/);
-    await heading('Queue');
-    assert.equal(await page.evaluate(() => document.activeElement.tagName), 'H1');
+    await arrives('Queue', () => screen(/^Queue/));
     await see(`${writes} writes on this page`);
     // The server searches; the filter stands in the address, so that it can be sent to somebody.
     const record = page.getByRole('textbox', { name: 'Record id' });
@@ -162,8 +180,7 @@ const steps = {
     await see('Nothing waits.', answers());
     await see('And they are applied at once.', answers());
     await screen('Outages');
-    await page.getByRole('link', { name: 'Outage 1' }).click();
-    await heading('Outage 1');
+    await arrives('Outage 1', () => page.getByRole('link', { name: 'Outage 1' }).click());
     for (const text of ['Nothing lost', 'The database answered again', 'The backlog was drained']) await see(text);
     await accessible('a report');
     await picture('report');
