@@ -113,10 +113,13 @@ function announceChange(status) {
   if (changed.length + database.length) document.getElementById('announce').textContent = [...database, ...changed].join('. ');
 }
 
+const refused = ({ error }) => error instanceof Problem && error.status === 400;
+
 async function particular() {
   const { screen } = state;
   const load = SCREENS[screen.name].load;
-  if (!load || state.needsToken) return;
+  // What the server could not search for, it cannot search for a little later.
+  if (!load || state.needsToken || refused(screen)) return;
   if (!state.me) state.me = await get('v1/me').catch(() => null);
   if (!state.me) return;
   try {
@@ -224,7 +227,8 @@ function screenNow() {
   if (screen.error && !screen.data) return [heading, h('p', { class: 'lead' }, screen.error.message)];
   if (load && !screen.data) return [heading, h('p', { class: 'muted' }, 'Asking the server…')];
   const gone = screen.error instanceof Problem && screen.error.status === 404;
-  return [gone && h('p', { class: 'notice warn' }, 'It is decided: what you see is how it was.'), view(state, screen.data, { ...screen, set })];
+  const stale = gone ? 'It is decided: what you see is how it was.' : refused(screen) && `${screen.error.message} What you see is from before.`;
+  return [stale && h('p', { class: 'notice warn', role: 'alert', 'data-key': 'stale' }, stale), view(state, screen.data, { ...screen, set })];
 }
 
 function login() {

@@ -21,11 +21,11 @@ const context = await chromium.launchPersistentContext(profile, { executablePath
 context.setDefaultTimeout(30000);
 const page = context.pages()[0] ?? (await context.newPage());
 
-/** What the console complained about; nothing of it is expected, but for the tokens that are refused on purpose. */
+/** What the console complained about; nothing of it is expected, but for what is refused on purpose. */
 const complaints = [];
-let refusedTokens = false;
+let refusals = null;
 page.on('console', (message) => {
-  const refused = refusedTokens && message.text().includes('401');
+  const refused = refusals && message.text().includes(refusals);
   if (message.type() === 'error' && !refused) complaints.push(message.text());
 });
 page.on('pageerror', (error) => complaints.push(error.stack));
@@ -150,6 +150,17 @@ const steps = {
     assert.ok(await record.evaluate((input) => input === document.activeElement), 'the focus stays');
     await page.getByRole('combobox', { name: 'Operation' }).selectOption('delete');
     await see('0 matches on this page');
+    // What the server cannot search for is said; the list stays, and says from when it is.
+    const older = page.getByRole('textbox', { name: 'Older than' });
+    refusals = 400;
+    await older.fill('soon');
+    await older.press('Enter');
+    await see(/"soon".* What you see is from before\./, page.getByRole('alert'));
+    await accessible('a filter that is refused');
+    await older.fill('');
+    await older.press('Enter');
+    await page.getByRole('alert').waitFor({ state: 'detached' });
+    refusals = null;
     // A link without a filter empties the fields too that were used.
     await page.getByRole('link', { name: 'Show all' }).click();
     await see(`${writes} writes on this page`);
@@ -334,7 +345,7 @@ const steps = {
   // A server with tokens, under a prefix: a reader sees everything and can do nothing.
   async reader({ url, token, secret }) {
     const proxy = await underPrefix('/ops/outlast/', url);
-    refusedTokens = true;
+    refusals = 401;
     await page.goto(proxy.url);
     await heading('Who are you?');
     await accessible('the question for a token');
@@ -348,7 +359,7 @@ const steps = {
     await page.getByLabel('Token').fill(token);
     await page.getByRole('button', { name: 'Go on' }).click();
     await see('And they are applied at once.', answers());
-    refusedTokens = false;
+    refusals = null;
     await screen(/^Queue/);
     await see('Running');
     assert.equal(await page.getByRole('button', { name: 'Pause…' }).count(), 0);
@@ -358,7 +369,7 @@ const steps = {
     await page.reload();
     await see('Your token has the role reader.');
     await page.getByRole('button', { name: 'Sign out' }).click();
-    refusedTokens = true;
+    refusals = 401;
     await heading('Who are you?');
     await page.goto('about:blank');
     proxy.server.close();
