@@ -278,3 +278,64 @@ async fn a_write_whose_dead_letter_cannot_be_stored_is_not_dead() {
         assert!(dead != applied, "{seed}: {dead} {applied}");
     }
 }
+
+/// A disk that fails for a moment (or no file descriptor left) is no reason to take a letter for discarded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_that_fails_at_a_start_costs_a_dead_letter() {
+    let mut machine = Machine::new(1);
+    machine.world.database.judge(|_| Some((Refusal::new(RefusalKind::Constraint, "no such parent"), false)));
+    let outlast = machine.open().await;
+    let mut dead = Vec::new();
+    for id in ["1", "2", "3"] {
+        dead.push(id_of(&outlast.submit(put("users", id, "{}"), Wait::No).await.unwrap()));
+    }
+    for id in &dead {
+        is(&outlast, *id, Fate::Dead).await;
+    }
+    let left = machine.disk.after_kill();
+    drop(outlast);
+    let (mut opened, mut refused) = (0, 0);
+    for after in 0.. {
+        machine.disk = left.after_kill();
+        machine.disk.inject(Fault::next(FaultKind::FailedRead).after(after));
+        let (disk, options) = (Arc::new(machine.disk.clone()), machine.world.options.clone());
+        match Outlast::open_on(disk, machine.world.database.clone(), options).await {
+            Ok(outlast) => {
+                opened += 1;
+                assert_eq!(outlast.status().accounting.dead, 3, "after the {after}th read had failed");
+            }
+            Err(_) => refused += 1,
+        }
+        if machine.disk.fired().failed_reads == 0 {
+            break;
+        }
+        machine.disk = machine.disk.after_kill();
+        let outlast = machine.open().await;
+        for id in &dead {
+            outlast.dead_letter(*id).await.unwrap();
+        }
+    }
+    println!("{opened} starts went well, {refused} did not");
+    assert!(refused > 0, "no read that a start needs has failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parked_write_that_cannot_be_read_for_a_moment_keeps_its_place() {
+    let mut machine = Machine::new(1);
+    machine.world.options.max_attempts = u32::MAX;
+    machine.refuse("1", true);
+    let outlast = machine.open_and_settle().await;
+    let parked = id_of(&outlast.submit(put("users", "1", "{\"n\":1}"), Wait::No).await.unwrap());
+    is(&outlast, parked, Fate::Parked).await;
+    let behind = id_of(&outlast.submit(put("users", "1", "{\"n\":2}"), Wait::No).await.unwrap());
+    // Nobody else reads now: it is the next attempt that does.
+    machine.disk.inject(Fault::next(FaultKind::FailedRead));
+    eventually("a read has failed", || machine.disk.fired().failed_reads == 1).await;
+    machine.world.database.acquit();
+    drained(&outlast).await;
+    for id in [parked, behind] {
+        is(&outlast, id, Fate::Applied).await;
+    }
+    assert_eq!(machine.world.get("users", "1").await.unwrap(), "{\"n\":2}");
+    assert_eq!(outlast.status().losses.writes, 0);
+}

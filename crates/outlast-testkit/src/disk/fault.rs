@@ -13,11 +13,14 @@ pub enum FaultKind {
     ShortWrite,
     /// EIO from a sync, of a file or a directory.
     FailedSync,
+    /// EIO from reading.
+    FailedRead,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Io, Self::NoSpace, Self::ShortWrite, Self::FailedSync];
+    pub const ALL: [Self; 5] =
+        [Self::Io, Self::NoSpace, Self::ShortWrite, Self::FailedSync, Self::FailedRead];
 
     fn hits(self, verb: Verb) -> bool {
         match self {
@@ -25,6 +28,7 @@ impl FaultKind {
             Self::NoSpace => matches!(verb, Verb::Write | Verb::Create),
             Self::ShortWrite => verb == Verb::Write,
             Self::FailedSync => verb == Verb::Sync,
+            Self::FailedRead => verb == Verb::Read,
         }
     }
 
@@ -34,7 +38,9 @@ impl FaultKind {
                 io::Error::new(io::ErrorKind::StorageFull, "no space left on the simulated disk")
             }
             Self::FailedSync => io::Error::other("the device has failed (a simulated sync)"),
-            Self::Io | Self::ShortWrite => io::Error::other("the device has failed (a simulated call)"),
+            Self::Io | Self::ShortWrite | Self::FailedRead => {
+                io::Error::other("the device has failed (a simulated call)")
+            }
         }
     }
 }
@@ -88,6 +94,8 @@ pub struct Fired {
     pub short_writes: u64,
     /// Syncs that failed.
     pub failed_syncs: u64,
+    /// Reads that failed.
+    pub failed_reads: u64,
     /// Files whose bytes were changed from outside.
     pub rot: u64,
     /// Not a fault of the disk but of its user: syncs of a file on which one had failed.
@@ -97,7 +105,7 @@ pub struct Fired {
 impl Fired {
     /// Calls that failed, in any way.
     pub const fn errors(&self) -> u64 {
-        self.io + self.no_space + self.short_writes + self.failed_syncs
+        self.io + self.no_space + self.short_writes + self.failed_syncs + self.failed_reads
     }
 
     /// Calls that failed in this way.
@@ -107,6 +115,7 @@ impl Fired {
             FaultKind::NoSpace => self.no_space,
             FaultKind::ShortWrite => self.short_writes,
             FaultKind::FailedSync => self.failed_syncs,
+            FaultKind::FailedRead => self.failed_reads,
         }
     }
 }
@@ -167,6 +176,7 @@ impl Faults {
             FaultKind::NoSpace => self.fired.no_space += 1,
             FaultKind::ShortWrite => self.fired.short_writes += 1,
             FaultKind::FailedSync => self.fired.failed_syncs += 1,
+            FaultKind::FailedRead => self.fired.failed_reads += 1,
         }
         struck
     }

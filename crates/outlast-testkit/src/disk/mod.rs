@@ -328,7 +328,7 @@ impl DiskFile for SimulatedFile {
         let struck = state.faults.strike(Verb::Write);
         let part = match struck {
             None => bytes.len(),
-            Some(FaultKind::Io | FaultKind::FailedSync) => 0,
+            Some(FaultKind::Io | FaultKind::FailedSync | FaultKind::FailedRead) => 0,
             Some(FaultKind::NoSpace | FaultKind::ShortWrite) => state.random.usize(..bytes.len().max(1)),
         };
         let written = state.room(self.file, offset, part);

@@ -139,10 +139,10 @@ fn every_fault_fires_at_its_ordinal_once_or_for_ever() {
         disk.inject(Fault { kind, after: 2, repeat });
         let outcomes: Vec<io::Result<()>> = (0..5)
             .map(|number| {
-                if kind == FaultKind::FailedSync {
-                    open.sync()
-                } else {
-                    open.write_at(&[7; 100], 100 * number)
+                match kind {
+                    FaultKind::FailedSync => open.sync(),
+                    FaultKind::FailedRead => open.read_at(&mut [0; 1], 0).map(drop),
+                    _ => open.write_at(&[7; 100], 100 * number),
                 }
             })
             .collect();

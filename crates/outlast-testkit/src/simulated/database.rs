@@ -44,6 +44,8 @@ pub struct Temper {
     pub refuses: BTreeMap<String, bool>,
     /// It refuses everything.
     pub refuses_all: bool,
+    /// How long it takes to remove old idempotency keys.
+    pub pruning: Duration,
 }
 
 impl Default for Temper {
@@ -59,6 +61,7 @@ impl Default for Temper {
             conflict: 0.0,
             refuses: BTreeMap::new(),
             refuses_all: false,
+            pruning: Duration::ZERO,
         }
     }
 }
@@ -474,7 +477,15 @@ impl Database for SimulatedDatabase {
         self.read(move |content| content.key(&key).cloned()).await
     }
 
+    /// Takes its time and keeps all of them: those of a simulated life are young.
     async fn prune_keys(&self, _older_than: Duration) -> Result<u64, DatabaseError> {
+        let pruning = {
+            let mut state = self.lock();
+            state.count("began to remove old keys");
+            state.temper.pruning
+        };
+        tokio::time::sleep(pruning).await;
+        self.lock().count("removed old keys");
         Ok(0)
     }
 

@@ -213,3 +213,24 @@ fn what_is_sent_ahead_does_not_overtake_what_is_parked_in_front_of_it() {
     }
     assert!(ahead > 200, "only {ahead} batches were sent ahead");
 }
+
+/// With many of them it takes minutes.
+#[test]
+fn removing_old_idempotency_keys_holds_no_write_up() {
+    world::run(7, async {
+        let (database, outlast) = away(7, 1..4).await;
+        database.temper(|temper| (temper.up, temper.pruning) = (true, Duration::from_mins(15)));
+        let times = |what| database.fired().get(what).copied().unwrap_or(0);
+        while times("began to remove old keys") == 0 {
+            sleep(Duration::from_secs(1)).await;
+        }
+        let began = Instant::now();
+        // For longer than it takes until it is tried again.
+        while began.elapsed() < Duration::from_mins(14) {
+            let outcome = outlast.submit(put("a", "{}"), Wait::UpTo(Duration::from_secs(1))).await.unwrap();
+            assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?} after {:?}", began.elapsed());
+            sleep(Duration::from_secs(10)).await;
+        }
+        assert_eq!((times("removed old keys"), times("began to remove old keys")), (0, 1));
+    });
+}
