@@ -28,7 +28,7 @@ pub(crate) enum Build {
 /// of an hour because some variable of the environment differs.
 pub(crate) fn surreal(build: Build) -> Result<PathBuf> {
     let (name, folder, flags, stamp) = match build {
-        Build::Tests => ("surreal", "debug", &["build", "--locked"][..], "built-from"),
+        Build::Tests => ("surreal", "debug", &["test", "--locked", "--no-run"][..], "built-from"),
         Build::Measuring => {
             ("surreal", "release", &["build", "--locked", "--release"][..], "built-from-release")
         }
@@ -42,6 +42,15 @@ pub(crate) fn surreal(build: Build) -> Result<PathBuf> {
         std::fs::write(target.join(stamp), sources)?;
     }
     Ok(binary)
+}
+
+/// The tests of the engine within a process, built beside the server: there its crates are compiled already.
+pub(crate) fn test_embedded() -> Result<()> {
+    let target = cache()?.join("surreal");
+    let mut tests = cargo(["test", "--locked", "--test", "embedded"]);
+    tests.current_dir(root().join("tools/surreal")).env("CARGO_TARGET_DIR", target);
+    // The engine's futures nest deeply, and more so with little optimisation.
+    run(tests.env("RUST_MIN_STACK", "16777216"))
 }
 
 fn text_of(files: impl IntoIterator<Item = PathBuf>) -> Result<String> {

@@ -1,5 +1,5 @@
-//! The engine within this process keeps the same rules. Run with the feature, and with deep stacks:
-//! `RUST_MIN_STACK=16777216 cargo test -p outlast-surrealdb --features surrealdb-embedded --test embedded`.
+//! The engine within this process keeps the same rules. `tools/surreal` runs this, where the engine is compiled already:
+//! `cargo xtask ci embedded`.
 
 #![cfg(feature = "surrealdb-embedded")]
 #![allow(clippy::unwrap_used, reason = "tests report by panicking")]

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use crate::Result;
 use crate::process::{cargo, root, run as run_command, run_and_read, target};
-use crate::surreal::{Build, SURREAL, SURREAL2, surreal};
+use crate::surreal::{Build, SURREAL, SURREAL2, surreal, test_embedded};
 
 /// How long fetching the database of advisories may take before the step goes on without it.
 const ADVISORIES_LIMIT: Duration = Duration::from_mins(1);
@@ -43,6 +43,8 @@ enum Step {
     Surreal,
     /// All tests
     Tests,
+    /// The rules of the test kit on SurrealDB's engine within a process, which is a feature
+    Embedded,
     /// The release binary against the kernel: power losses, failing system calls, a full disk, kill -9
     Kernel,
     /// The log's threads in many orders, chosen by shuttle
@@ -69,6 +71,7 @@ impl Step {
             Self::Deny => deny(),
             Self::Surreal => server(),
             Self::Tests => tests(),
+            Self::Embedded => embedded(),
             Self::Kernel => kernel(),
             Self::Schedules => schedules(),
             Self::Simulation => simulation(),
@@ -198,6 +201,12 @@ fn tests() -> Result<Done> {
     missing.extend(["promtool", "systemd-analyze", "kubectl"].into_iter().filter(|program| !found(program)));
     let skipped = || Done::Without(format!("{}, not installed", missing.join(", ")));
     Ok(if missing.is_empty() { Done::Whole } else { skipped() })
+}
+
+/// Apart from the workspace, since the engine takes long to build.
+fn embedded() -> Result<Done> {
+    test_embedded()?;
+    Ok(Done::Whole)
 }
 
 /// Tests that need the binary as it is shipped, and much of the machine. They print what they left out, and in a line

@@ -165,8 +165,8 @@ function heard(event) {
 
 async function keepAsking() {
   for (;;) {
-    if (state.live && !document.hidden) await refresh();
     await new Promise((resolve) => setTimeout(resolve, EVERY));
+    if (state.live && !document.hidden) await refresh();
   }
 }
 
@@ -307,5 +307,7 @@ document.addEventListener('visibilitychange', () => {
 });
 state.screen = read();
 paint();
+await refresh();
 keepAsking();
+// Who we are is known by now: events are heard from here on, not a second later.
 listen();

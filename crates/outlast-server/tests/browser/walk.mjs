@@ -108,7 +108,9 @@ function underPrefix(prefix, target) {
 
 const steps = {
   async healthy({ url }) {
+    const listening = page.waitForResponse(/\/v1\/events$/);
     await page.goto(url);
+    await listening;
     await see('And they are applied at once.', answers());
     await see('Nothing waits.', answers());
     await see('Every accepted write is accounted for.', answers());
