@@ -177,7 +177,7 @@ pub(super) enum QueueCommand {
         #[command(flatten)]
         hidden: Hidden,
     },
-    /// Put the writes of an export into the queue of the running server; run twice, it puts nothing in twice
+    /// Put the writes of an export into the queue of the running server; run twice, each write takes effect once
     Import(ImportArguments),
     /// Limit the rate at which a backlog is drained, until the server restarts
     Throttle {
