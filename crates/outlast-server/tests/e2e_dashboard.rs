@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use e2e::{Api, setup, sqlite_url, until};
 use outlast_testkit::browser;
+use outlast_testkit::process::OutlastProcess;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -151,7 +152,12 @@ async fn an_operator_walks_through_an_incident() {
         send_and_leave(&api, Method::PUT, &format!("/v1/records/people/w{id}"), &body).await;
     }
     walk.step("outage", json!({ "writes": WRITES }));
+    // So slowly that it can be looked at.
+    let slowly = json!({ "writes_per_second": 1 });
+    assert_eq!(api.post("/v1/queue/throttle", &slowly).await.status, 200);
     fs::rename(&aside, &database).unwrap();
+    walk.step("draining", json!({}));
+    assert_eq!(api.post("/v1/queue/throttle", &json!({ "writes_per_second": null })).await.status, 200);
     api.drained().await;
     walk.step("drained", json!({}));
 
@@ -169,14 +175,65 @@ async fn an_operator_walks_through_an_incident() {
     walk.step("bulk", json!({ "first": first, "second": second }));
     let status = api.drained().await;
     let accounting = status.accounting;
-    assert_eq!((accounting.dead, accounting.discarded, status.accounting_holds), (0, second, true));
+    // One was cancelled while it waited.
+    assert_eq!((accounting.dead, accounting.discarded, status.accounting_holds), (0, second + 1, true));
     walk.step("pause", json!({}));
     walk.step("settings", json!({ "secret": SECRET }));
 
     let other = tempfile::tempdir().unwrap();
+    let mut broken = wronged(other.path()).await;
+    walk.step("lost", json!({ "url": broken.url() }));
+    broken.kill();
     let hash = format!("{:x}", Sha256::digest(SECRET));
     let guarded = setup(other.path(), &sqlite_url(other.path()))
+        .with("delivery.backoff", "1h")
+        .with("delivery.backoff_max", "1h")
         .with("server.tokens", &format!("night shift:reader:{hash}"))
         .start();
     walk.step("reader", json!({ "url": guarded.url(), "token": SECRET, "secret": hash }));
+}
+
+/// A server with a dead letter, a parked write, and one that has rotted while it waited.
+async fn wronged(directory: &Path) -> OutlastProcess {
+    sql(
+        &directory.join("database.db"),
+        "CREATE TABLE parents (data TEXT PRIMARY KEY);
+         CREATE TABLE people (id TEXT PRIMARY KEY, data TEXT NOT NULL);
+         CREATE TABLE children (id TEXT PRIMARY KEY, data TEXT NOT NULL REFERENCES parents (data));",
+    );
+    let mut process = setup(directory, &sqlite_url(directory))
+        .with("delivery.backoff", "1h")
+        .with("delivery.backoff_max", "1h")
+        .start();
+    let api = Api::new(process.url());
+    api.applies().await;
+    assert_eq!(api.put("/v1/records/people/ann", &json!({})).await.status, 200);
+    send_and_leave(&api, Method::POST, "/v1/records/people/ann", &json!({})).await;
+    send_and_leave(&api, Method::PUT, "/v1/records/children/bob", &json!({})).await;
+    api.until("one is dead, one parked", |status| {
+        (status.accounting.dead, status.accounting.parked) == (1, 1)
+    })
+    .await;
+    assert_eq!(api.post("/v1/queue/pause", &json!({})).await.status, 200);
+    for id in 0..3 {
+        let path = format!("/v1/records/people/paper{id}");
+        send_and_leave(&api, Method::PUT, &path, &json!({ "ink": format!("faint{id}") })).await;
+    }
+    process.kill();
+    let segments = fs::read_dir(directory.join("queue/segments")).unwrap().map(|entry| entry.unwrap().path());
+    let mut rotted = 0;
+    for segment in segments {
+        let mut bytes = fs::read(&segment).unwrap();
+        if let Some(at) = bytes.windows(6).position(|found| found == b"faint1") {
+            bytes[at] = b'F';
+            fs::write(&segment, bytes).unwrap();
+            rotted += 1;
+        }
+    }
+    assert_eq!(rotted, 1);
+    process.restart();
+    assert_eq!(api.post("/v1/queue/resume", &json!({})).await.status, 200);
+    api.until("the loss is found", |status| (status.losses.writes, status.accounting.pending) == (1, 0))
+        .await;
+    process
 }

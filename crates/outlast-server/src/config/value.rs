@@ -310,14 +310,19 @@ impl Slot<'_> {
 
 /// The URL with its password, if it has one, taken out.
 pub fn hide_password(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if parsed.password().is_some() => match parsed.set_password(Some("hidden")) {
-            Ok(()) => parsed.to_string(),
-            Err(()) => HIDDEN.to_owned(),
-        },
+    let Ok(mut parsed) = url::Url::parse(url) else {
         // What cannot be taken apart is shown only when it cannot hold a password.
-        Err(_) if url.contains('@') => HIDDEN.to_owned(),
-        Ok(_) | Err(_) => url.to_owned(),
+        return if url.contains('@') { HIDDEN.to_owned() } else { url.to_owned() };
+    };
+    // The rest of a password that has a "/", "?" or "#" as it is. Paths of files may have such a sign.
+    let is_file = matches!(parsed.scheme(), "sqlite" | "surrealkv");
+    if !is_file && parsed[url::Position::BeforePath..].contains('@') {
+        return HIDDEN.to_owned();
+    }
+    match parsed.password().is_some().then(|| parsed.set_password(Some("hidden"))) {
+        None => url.to_owned(),
+        Some(Ok(())) => parsed.to_string(),
+        Some(Err(())) => HIDDEN.to_owned(),
     }
 }
 
@@ -380,6 +385,17 @@ mod tests {
             "surrealdb://root:hidden@db:8000/a/b"
         );
         assert_eq!(hide_password("sqlite://outlast-data/database.db"), "sqlite://outlast-data/database.db");
+        assert_eq!(
+            hide_password("postgres://root@db/a?sslmode=require"),
+            "postgres://root@db/a?sslmode=require"
+        );
+        assert_eq!(hide_password("sqlite://data@night/a.db"), "sqlite://data@night/a.db");
+        for password in
+            ["s3cret:", "/s3cret", "?s3cret", "#s3cret", "12/s3cret", "s3/cret", "s3@s3/cret", "@/s3cret"]
+        {
+            let shown = hide_password(&format!("postgres://root:{password}@db:5432/a"));
+            assert!(!shown.contains("s3"), "{password}: {shown}");
+        }
         assert_eq!(hide_password("surrealdb://root:s3cret@db:port/a"), HIDDEN);
         assert_eq!(format!("{:?}", Secret::new("s3cret")), HIDDEN);
     }

@@ -3,9 +3,12 @@
 import { download, get, getExact, post, postJson, Problem } from './api.js';
 import { h } from './dom.js';
 import { ask, card, compose, facts, operations, pill, table } from './parts.js';
+import { search } from './queue.js';
 import { count, counted, later, moment, pretty, SUGGESTION, what } from './words.js';
 
 const PAGE = 50;
+/** Reasons of parked writes that are shown. */
+const PARKED_MAX = 10;
 const FILTERS = ['kind', 'message', 'collection'];
 
 const filterOf = (query) => Object.fromEntries(FILTERS.filter((name) => query.get(name)).map((name) => [name, query.get(name)]));
@@ -14,19 +17,20 @@ const linkTo = (filter) => `#/dead?${params(filter)}`;
 
 export const dead = {
   title: (id) => (id ? `Dead letter ${id}` : 'Dead letters'),
-  async load({ id, query }) {
+  async load({ id, query }, { status }) {
     if (id) return { letter: await getExact(`v1/dead-letters/${encodeURIComponent(id)}`) };
     const filter = filterOf(query);
     const page = new URLSearchParams({ ...filter, limit: PAGE });
     if (query.get('after')) page.set('after', query.get('after'));
     // The groups are those of everything, so that a filter can be changed.
-    const [all, matching, runs] = await Promise.all([
+    const [all, matching, runs, parked] = await Promise.all([
       Object.keys(filter).length ? get('v1/dead-letters?limit=1') : null,
       get(`v1/dead-letters?${page}`),
       get('v1/dead-letters/runs'),
+      status?.accounting.parked ? search({ status: 'parked' }) : { writes: [] },
     ]);
     const run = runs.runs[0] && (await get(`v1/dead-letters/runs/${runs.runs[0].id}`));
-    return { all: all ?? matching, matching, run };
+    return { all: all ?? matching, matching, run, parked };
   },
   view(state, data, { id, query, set }) {
     return id ? one(state, data.letter) : list(state, data, query, set);
@@ -35,7 +39,7 @@ export const dead = {
 
 const isOpen = (run) => run?.state === 'running' || run?.state === 'waiting';
 
-function list(state, { all, matching, run }, query, set) {
+function list(state, { all, matching, run, parked }, query, set) {
   const filter = filterOf(query);
   const filtered = Object.keys(filter).length > 0;
   // The answer lists what failed, events do not.
@@ -46,6 +50,7 @@ function list(state, { all, matching, run }, query, set) {
       ? `The database refused ${counted(all.total, 'write')} for good. They are kept until somebody retries or discards them.`
       : 'None: no write is refused and waiting for a decision.'),
     progress(state, present),
+    parked.writes.length > 0 && waiting(state, parked),
     all.total > 0 && h('section', { 'aria-labelledby': 'reasons' },
       h('h2', { id: 'reasons' }, 'By reason'),
       h('ul', { class: 'groups' }, all.groups.map((group) => reason(state, group, filter, isOpen(present)))),
@@ -76,6 +81,26 @@ function list(state, { all, matching, run }, query, set) {
         query.get('after') && h('a', { class: 'button', href: linkTo(filter) }, 'First page'),
         matching.next && h('button', { class: 'button', onclick: () => set('after', matching.next) }, 'Next page'))),
   ];
+}
+
+/** What was refused and is tried again by itself, by reason: the same cause may bury it soon. */
+function waiting(state, { writes, next }) {
+  const groups = new Map();
+  for (const { reason } of writes) {
+    const { kind = 'constraint', message = 'refused' } = reason ?? {};
+    const group = groups.get(`${kind} ${message}`) ?? { kind, message, writes: 0 };
+    groups.set(`${kind} ${message}`, { ...group, writes: group.writes + 1 });
+  }
+  const largest = [...groups.values()].sort((one, other) => other.writes - one.writes).slice(0, PARKED_MAX);
+  const total = Math.max(state.status?.accounting.parked ?? 0, writes.length);
+  return h('section', { 'aria-labelledby': 'parked', 'data-key': 'parked' },
+    h('h2', { id: 'parked' }, counted(total, 'write is parked', 'writes are parked')),
+    h('p', { class: 'muted' }, `Refused for now, and tried again by ${total === 1 ? 'itself' : 'themselves'}; after delivery.max_attempts a dead letter.${next ? ` By reason, of the first ${count(writes.length)}:` : ''}`),
+    h('ul', { class: 'groups' }, largest.map((group) =>
+      h('li', { class: 'card group', 'data-key': `${group.kind} ${group.message}` },
+        h('p', { class: 'amount' }, h('strong', {}, count(group.writes)), h('span', { class: 'kind' }, group.kind.replace('_', ' '))),
+        h('div', {}, h('p', { class: 'message' }, group.message), h('p', { class: 'muted' }, SUGGESTION[group.kind])),
+        h('p', { class: 'buttons' }, h('a', { class: 'button', href: '#/queue?status=parked', 'aria-label': `Show what is parked: ${group.message}` }, 'Show'))))));
 }
 
 function reason(state, { reason, count: letters }, filter, busy) {

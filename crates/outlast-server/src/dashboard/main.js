@@ -159,7 +159,7 @@ function heard(event) {
   });
   soon ??= setTimeout(() => {
     soon = null;
-    refresh();
+    if (state.live) refresh();
   }, 250);
 }
 

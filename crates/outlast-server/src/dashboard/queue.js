@@ -24,7 +24,8 @@ export const queue = {
   },
 };
 
-async function search(filter, after) {
+/** A page of the writes that wait and match. */
+export async function search(filter, after) {
   const writes = [];
   let next = after;
   for (let answers = 0; answers < ANSWERS && writes.length < PAGE; answers += 1) {
@@ -76,7 +77,7 @@ function delivery(state) {
   if (!status) return null;
   const { lane, queue } = status;
   const words = { running: ['ok', 'Running'], paused: ['warn', lane.until ? `Paused until ${moment(lane.until)}` : 'Paused'], storm: ['bad', 'Held back'], halted: ['bad', 'Halted'] };
-  const limit = queue.throttle ? `at most ${count(queue.throttle)} writes a second` : 'no limit of rate';
+  const limit = queue.throttle ? `at most ${counted(queue.throttle, 'write')} a second` : 'no limit of rate';
   return card('Delivery', pill(...(words[lane.state] ?? ['warn', lane.state])),
     h('p', { class: 'muted' }, lane.message ?? `With ${limit}.`),
     state.may('operator') && h('p', { class: 'buttons' },

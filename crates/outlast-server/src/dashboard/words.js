@@ -107,11 +107,21 @@ function clear(status) {
   return [question, 'Not known yet', away ? 'It drains by itself when the database answers.' : 'Nothing is being applied.', 'warn'];
 }
 
+/** Components that have an advice of their own. */
+const KNOWN = ['database', 'queue', 'log', 'lane', 'losses'];
+
 /** What to do now: level, text, and which action or screen helps. */
 export function advice(status) {
   const list = [];
   const add = (level, text, more = {}) => list.push({ level, text, ...more });
-  const { database, lane, queue, accounting } = status;
+  const { database, lane, queue, accounting, losses } = status;
+  const found = component(status, 'losses');
+  if (found && found.level !== 'healthy') {
+    add('bad', 'Acknowledged writes were lost. Keep a copy of the queue directory before anything else. The log lines name them and damaged/ holds their bytes: have them sent again. Then replace the disk.');
+  } else if (losses.writes > 0) {
+    add('warn', `${counted(losses.writes, 'acknowledged write was', 'acknowledged writes were')} lost before this start: see that ${losses.writes === 1 ? 'it has' : 'they have'} been sent again.`);
+  }
+  if (!status.accounting_holds) add('bad', 'The accounts do not add up, which is a fault of Outlast. Keep a copy of the queue directory and of the log lines, and report it.');
   const log = component(status, 'log');
   if (log && log.level !== 'healthy') add('bad', `The log of writes: ${log.message}`);
   if (!status.accepting && fullness(status) >= 1) {
@@ -133,6 +143,10 @@ export function advice(status) {
   if (fullness(status) >= FULL_WARNING && fullness(status) < 1) add('warn', `The queue is ${Math.floor(fullness(status) * 100)} % full.`);
   if (accounting.dead > 0) {
     add('warn', `${counted(accounting.dead, 'dead letter waits', 'dead letters wait')} for a decision: retry them when the cause is mended, or give them up.`, { link: '#/dead', label: 'Dead letters' });
+  }
+  // The service that Outlast is a part of may have more of them.
+  for (const { name, level, message } of status.components) {
+    if (!KNOWN.includes(name) && level !== 'healthy') add(LEVEL[level], `${name}: ${message}`);
   }
   if (list.length === 0 && queue.writes > 0 && !underWay(status)) add('ok', 'Nothing: the backlog is being applied.');
   if (list.length === 0) add('ok', 'Nothing. All is well.');

@@ -189,6 +189,30 @@ const steps = {
     await screen('Overview');
   },
 
+  // The database is back, and takes one write a second.
+  async draining() {
+    await see(/Outage 1: the database is back, the backlog drains/);
+    await see('Nothing: the backlog is being applied.');
+    await see(/In \d+ s/, answers());
+    await see(/^\d+ writes at \d.* a second\.$/, answers());
+    await accessible('the first screen while the backlog drains');
+    await picture('draining');
+    await screen('Outages');
+    await see('Draining');
+    await screen(/^Queue/);
+    await see('At most 1 write a second.');
+    // The last one is given up.
+    await page.getByRole('row', { name: /people\/w39/ }).getByRole('link').click();
+    await page.getByRole('button', { name: 'Cancel this write…' }).click();
+    // Its page may ask for it once more.
+    refusals = 404;
+    await page.getByRole('dialog').getByRole('button', { name: 'Cancel the write' }).click();
+    await see(/^Write \d+-\d+ is cancelled$/);
+    await page.getByRole('row', { name: /people\/w39/ }).waitFor({ state: 'detached' });
+    refusals = null;
+    await screen('Overview');
+  },
+
   async drained() {
     await see('Nothing waits.', answers());
     await see('And they are applied at once.', answers());
@@ -328,9 +352,40 @@ const steps = {
     await page.getByRole('button', { name: 'Resume delivery' }).click();
     await see('Nothing. All is well.');
     // What is paused here is the page, not delivery.
-    await page.getByRole('button', { name: 'Live' }).click();
+    await page.getByRole('button', { name: 'Live', exact: true }).click();
+    await page.getByRole('button', { name: 'Paused', pressed: true }).waitFor();
+    let asked = 0;
+    const count = () => { asked += 1; };
+    page.on('request', count);
+    await page.evaluate(() => fetch('v1/queue/pause', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{}' }));
+    // Longer than a page that is live is silent.
+    await page.waitForTimeout(3000);
+    page.off('request', count);
+    assert.equal(asked, 1, 'a page that is paused asks nothing');
+    await see('And they are applied at once.', answers());
     await page.getByRole('button', { name: 'Paused', pressed: true }).click();
-    await page.getByRole('button', { name: 'Live', pressed: false }).waitFor();
+    await page.getByRole('button', { name: 'Live', exact: true, pressed: false }).waitFor();
+    await see('Delivery is paused until somebody resumes it.');
+    await page.getByRole('button', { name: 'Resume delivery' }).click();
+    await see('Nothing. All is well.');
+  },
+
+  // A write has rotted while it waited; another is refused again and again, a third for good.
+  async lost({ url }) {
+    await page.goto(url);
+    await see('1 lost', answers());
+    await see(/^Acknowledged writes were lost\. Keep a copy of the queue directory/);
+    assert.equal(await page.getByText('All is well').count(), 0);
+    await accessible('the first screen with a loss');
+    await screen(/^Dead letters/);
+    const parked = page.getByRole('region', { name: '1 write is parked' });
+    await see(/FOREIGN KEY/, parked);
+    await see(/^Correct what it conflicts with/, parked);
+    await accessible('what is parked');
+    await picture('parked');
+    await parked.getByRole('link', { name: /^Show what is parked/ }).click();
+    await see('1 match on this page');
+    await page.goto('about:blank');
   },
 
   async settings({ secret }) {
@@ -360,11 +415,23 @@ const steps = {
     await see('the token is not one that this server takes');
     await page.getByLabel('Token').fill(token);
     await page.getByRole('button', { name: 'Go on' }).click();
-    await see('And they are applied at once.', answers());
+    await see('1 lost', answers());
     refusals = null;
+    await see('1 acknowledged write was lost before this start: see that it has been sent again.');
+    const actions = page.getByRole('main').getByRole('button', { name: /…$|^Resume|^Stop/ });
     await screen(/^Queue/);
     await see('Running');
-    assert.equal(await page.getByRole('button', { name: 'Pause…' }).count(), 0);
+    assert.equal(await actions.count(), 0);
+    await page.getByRole('row', { name: /children\/bob/ }).getByRole('link').click();
+    await see('Last refusal');
+    assert.equal(await actions.count(), 0);
+    await screen(/^Dead letters/);
+    await see('The database refused 1 write for good.');
+    assert.equal(await actions.count(), 0);
+    await page.getByRole('table').getByRole('link').first().click();
+    await heading(/^Dead letter \d/);
+    await see('exists: ');
+    assert.equal(await actions.count(), 0);
     await screen('Settings');
     await see('Only operators see them. Your token has the role reader.');
     assert.ok(!(await page.content()).includes(secret), 'a secret is shown');
