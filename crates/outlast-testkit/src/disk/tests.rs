@@ -138,12 +138,10 @@ fn every_fault_fires_at_its_ordinal_once_or_for_ever() {
         let open = disk.create(&at("a")).unwrap();
         disk.inject(Fault { kind, after: 2, repeat });
         let outcomes: Vec<io::Result<()>> = (0..5)
-            .map(|number| {
-                match kind {
-                    FaultKind::FailedSync => open.sync(),
-                    FaultKind::FailedRead => open.read_at(&mut [0; 1], 0).map(drop),
-                    _ => open.write_at(&[7; 100], 100 * number),
-                }
+            .map(|number| match kind {
+                FaultKind::FailedSync => open.sync(),
+                FaultKind::FailedRead => open.read_at(&mut [0; 1], 0).map(drop),
+                _ => open.write_at(&[7; 100], 100 * number),
             })
             .collect();
         let failed: Vec<bool> = outcomes.iter().map(Result::is_err).collect();

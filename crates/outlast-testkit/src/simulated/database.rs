@@ -84,6 +84,8 @@ struct State {
     /// Batches for whose answer somebody waits, in the order in which they were sent.
     under_way: Vec<UnderWay>,
     batches: u64,
+    /// How many writes each batch had that reached it.
+    sizes: Vec<usize>,
     fired: BTreeMap<&'static str, u64>,
 }
 
@@ -126,6 +128,7 @@ impl SimulatedDatabase {
             crashes: 0,
             under_way: Vec::new(),
             batches: 0,
+            sizes: Vec::new(),
             fired: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), trace }
@@ -169,6 +172,11 @@ impl SimulatedDatabase {
     /// How often each fault has fired.
     pub fn fired(&self) -> BTreeMap<&'static str, u64> {
         self.lock().fired.clone()
+    }
+
+    /// How many writes each batch had that has reached it, in this order.
+    pub fn sizes(&self) -> Vec<usize> {
+        self.lock().sizes.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -440,6 +448,7 @@ impl Database for SimulatedDatabase {
         let _landed = Landed(self, number);
         let answer = self.ask_in_turn(waits.then_some(number), move |state| {
             let known = state.content.effects.len();
+            state.sizes.push(batch.len());
             let applied = state.apply(&rows, next, &batch);
             state.done(number);
             let effects = state.content.effects.get(known..).unwrap_or_default().join(" ");

@@ -28,13 +28,17 @@ const ROUNDING: Duration = Duration::from_secs(1);
 
 /// A queue, and a database that is away. Later it takes so many milliseconds for a request, and for its answer.
 async fn away(seed: u64, latency: Range<u64>) -> (SimulatedDatabase, Outlast) {
+    away_in_batches(seed, latency, BATCH).await
+}
+
+async fn away_in_batches(seed: u64, latency: Range<u64>, batch_max: usize) -> (SimulatedDatabase, Outlast) {
     let database = SimulatedDatabase::new(seed, Trace::begin(false));
     database.temper(|temper| {
         temper.up = false;
         temper.latency = Duration::from_millis(latency.start)..Duration::from_millis(latency.end);
     });
     let options = Options {
-        batch_max: BATCH,
+        batch_max,
         segment_bytes: 256 << 10,
         write_bytes_max: 16 << 10,
         backoff: Duration::from_millis(50),
@@ -232,5 +236,38 @@ fn removing_old_idempotency_keys_holds_no_write_up() {
             sleep(Duration::from_secs(10)).await;
         }
         assert_eq!((times("removed old keys"), times("began to remove old keys")), (0, 1));
+    });
+}
+
+/// A database that has just come back has enough to do: it is given little at first, and more while it keeps up.
+#[test]
+fn a_database_that_returns_gets_small_batches_first_and_larger_ones_then() {
+    const BACKLOG: usize = 3000;
+    const FIRST: usize = 16;
+    const LARGEST: usize = 500;
+    world::run(8, async {
+        let (database, outlast) = away_in_batches(8, 1..4, LARGEST).await;
+        // The second time it is known how large batches may be.
+        for _ in 0..2 {
+            for number in 0..BACKLOG {
+                queued(&outlast, put(&(number % 30).to_string(), "{}")).await;
+            }
+            let before = database.sizes().len();
+            database.temper(|temper| temper.up = true);
+            while queue(&outlast).writes > 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+            let sizes = database.sizes().split_off(before);
+            let mut largest = FIRST / 2;
+            for size in &sizes {
+                assert!(*size <= 2 * largest, "{sizes:?}");
+                largest = largest.max(*size);
+            }
+            assert_eq!(largest, LARGEST, "{sizes:?}");
+            database.temper(|temper| temper.up = false);
+            while outlast.is_healthy() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
     });
 }
