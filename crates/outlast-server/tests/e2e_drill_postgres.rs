@@ -23,6 +23,9 @@ use reqwest::Method;
 use serde_json::json;
 
 const FLAPS: u64 = 20;
+/// With the time-out of a probe it bounds how long it takes until a silent database is noticed, two of them. How long it
+/// took is printed; in virtual time it is asserted (`outlast/tests/simulation/outage.rs`).
+const PROBE_INTERVAL: &str = "2s";
 /// How long a fault lasts after it was noticed: the time in which nothing may look well.
 const LASTS: Duration = Duration::from_secs(2);
 /// Transactions that the returning database may see at once: there is one lane, and one batch is sent ahead of its turn.
@@ -150,7 +153,10 @@ async fn no_kind_of_outage_loses_doubles_or_blames_anything() {
     server.query("drill", "CREATE ROLE drill LOGIN PASSWORD 'secret'; ALTER DATABASE drill OWNER TO drill");
     let proxy = Proxy::start(server.authority().parse::<SocketAddr>().unwrap()).await.unwrap();
     let url = format!("postgres://drill:secret@{}/drill", proxy.address());
-    let process = setup(directory.path(), &url).with("health.probe_interval", "1s").start();
+    let process = setup(directory.path(), &url)
+        .with("health.probe_interval", PROBE_INTERVAL)
+        .with("health.probe_timeout", "1s")
+        .start();
     let api = Arc::new(Api::new(process.url()));
     let mut load =
         Load::start(api.clone(), &Mix { pause_ms: 200, ..Mix::new(Dialect::Postgres, seed) }).await;

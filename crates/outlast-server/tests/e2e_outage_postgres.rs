@@ -18,6 +18,16 @@ const OUTAGES_MAX: u64 = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_under_load_loses_doubles_and_reorders_nothing() {
+    outage(1).await;
+}
+
+/// Their transactions run beside each other, and meet in the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_under_load_loses_doubles_and_reorders_nothing_over_four_lanes() {
+    outage(4).await;
+}
+
+async fn outage(lanes: u64) {
     if !is_installed() {
         return;
     }
@@ -26,7 +36,8 @@ async fn an_outage_under_load_loses_doubles_and_reorders_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = PostgresServer::start();
     server.create_database("outage");
-    let process = setup(directory.path(), &server.url("outage")).start();
+    let process =
+        setup(directory.path(), &server.url("outage")).with("delivery.lanes", &lanes.to_string()).start();
     let api = Arc::new(Api::new(process.url()));
     let mut load = Load::start(api.clone(), &Mix::new(Dialect::Postgres, seed)).await;
 
@@ -51,6 +62,7 @@ async fn an_outage_under_load_loses_doubles_and_reorders_nothing() {
     let status = api.drained().await;
     let dead = bury_dead_letters(&api, &load.history).await;
     let told = check(&load.history, &in_postgres(&server, "outage"));
+    assert_eq!(status.queue.lanes, lanes);
     println!("{outages} outages, {told:?}, {dead} dead letters, {:?}", status.accounting);
     assert!(api.metric(in_flight).await >= 1.0, "none of {outages} outages hit a commit");
     assert_eq!(told.unknown, 0, "Outlast was there all the time");

@@ -21,20 +21,28 @@ const KILLS_MAX: u64 = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_under_load_loses_doubles_and_reorders_nothing_and_everybody_is_told_the_truth() {
-    outage(Release::Three, Dialect::Surreal).await;
+    outage(Release::Three, Dialect::Surreal, 1).await;
+}
+
+/// Their transactions run beside each other, and meet in the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_under_load_loses_doubles_and_reorders_nothing_over_four_lanes() {
+    outage(Release::Three, Dialect::Surreal, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_of_surrealdb_2_loses_doubles_and_reorders_nothing() {
-    outage(Release::Two, Dialect::Surreal2).await;
+    outage(Release::Two, Dialect::Surreal2, 1).await;
 }
 
-async fn outage(release: Release, dialect: Dialect) {
+async fn outage(release: Release, dialect: Dialect, lanes: u64) {
     let seed = seeds(1)[0];
     println!("OUTLAST_SEED={seed}");
     let directory = tempfile::tempdir().unwrap();
     let mut server = SurrealServer::start_release(release, Storage::File(directory.path().join("surreal")));
-    let process = setup(directory.path(), &server.url("proof", "outage")).start();
+    let process = setup(directory.path(), &server.url("proof", "outage"))
+        .with("delivery.lanes", &lanes.to_string())
+        .start();
     let api = Arc::new(Api::new(process.url()));
     let mut load = Load::start(api.clone(), &Mix::new(dialect, seed)).await;
 
@@ -64,6 +72,7 @@ async fn outage(release: Release, dialect: Dialect) {
     let status = api.drained().await;
     let dead = bury_dead_letters(&api, &load.history).await;
     let told = check(&load.history, &in_surreal(&server, "proof", "outage"));
+    assert_eq!(status.queue.lanes, lanes);
     println!("{kills} kills, {told:?}, {dead} dead letters, {:?}", status.accounting);
     assert!(api.metric(in_flight).await >= 1.0, "no kill hit a commit in {kills}");
     assert_eq!(told.unknown, 0, "Outlast was there all the time");
