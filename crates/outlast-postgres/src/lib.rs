@@ -27,8 +27,9 @@
 //!   [`PostgresOptions::create_collections`] is off). Numbers keep their value and their digits behind the point,
 //!   texts every character.
 //! - **Columns**: any other table with a primary key. Members are columns: those that are absent take their defaults,
-//!   unknown ones are refused, and generated and identity columns are left to the database. `put` sets every column,
-//!   `patch` those that it names (in a `jsonb` column it merges). The record's id is the key's value as the database
+//!   unknown ones are refused, and columns that are generated, an identity `ALWAYS` among them, are left to the database.
+//!   `put` sets every column, but an identity `BY DEFAULT` only when it is given; `patch` sets those that it names (in a
+//!   `jsonb` column it merges). The record's id is the key's value as the database
 //!   spells it; the values of several key columns are joined by commas, with `\,` for a comma inside one. Other key
 //!   columns than the primary key's can be named in the URL.
 //!

@@ -57,8 +57,10 @@ pub(crate) struct Column {
     pub(crate) type_id: u32,
     /// Digits behind the point that a `numeric(p, s)` keeps.
     pub(crate) scale: Option<i64>,
-    /// The database fills it in: generated, or an identity.
+    /// The database alone fills it in: generated, or an identity that is always generated.
     pub(crate) automatic: bool,
+    /// An identity that takes a value where one is given.
+    pub(crate) by_default: bool,
     /// An identity that takes a value only when overridden.
     pub(crate) always: bool,
 }
@@ -66,7 +68,7 @@ pub(crate) struct Column {
 impl Column {
     fn plain(name: &str, type_name: &str, type_id: u32) -> Self {
         let (name, type_name) = (name.to_owned(), type_name.to_owned());
-        Self { name, type_name, type_id, scale: None, automatic: false, always: false }
+        Self { name, type_name, type_id, scale: None, automatic: false, by_default: false, always: false }
     }
 
     /// Its name as SQL writes it.
@@ -316,7 +318,8 @@ fn column(row: &Row) -> Column {
         type_name: text(row, 3).to_owned(),
         type_id,
         scale,
-        automatic: !text(row, 6).is_empty() || !text(row, 7).is_empty(),
+        automatic: !text(row, 6).is_empty() || text(row, 7) == "a",
+        by_default: text(row, 7) == "d",
         always: text(row, 7) == "a",
     }
 }

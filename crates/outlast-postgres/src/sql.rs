@@ -57,7 +57,7 @@ pub(crate) fn statement(
                 .chain(values().map(|(at, _)| format!("r.c{at}")))
                 .collect();
             let over = if table.key.iter().any(|key| key.always) { " OVERRIDING SYSTEM VALUE" } else { "" };
-            let conflict = if verb == Verb::Put { conflict(table) } else { String::new() };
+            let conflict = if verb == Verb::Put { conflict(table, &given) } else { String::new() };
             let filter =
                 if spelled.is_empty() { String::new() } else { format!(" WHERE {}", spelled.join(" AND ")) };
             // Without a WHERE the parser could take ON CONFLICT for a join's.
@@ -98,9 +98,11 @@ pub(crate) fn changes(verb: Verb, columns: &[&Column], table: &Table) -> bool {
     verb != Verb::Patch || table.document || !columns.is_empty()
 }
 
-/// A record that is there is replaced wholly: columns that are not given go back to their defaults.
-fn conflict(table: &Table) -> String {
-    let replaced: Vec<&Column> = table.columns.iter().filter(|column| !column.automatic).collect();
+/// A record that is there is replaced wholly: columns that are not given go back to their defaults. An identity stays,
+/// since its default would be another number each time.
+fn conflict(table: &Table, given: &[&Column]) -> String {
+    let is_set = |column: &&Column| !column.automatic && (!column.by_default || given.contains(column));
+    let replaced: Vec<&Column> = table.columns.iter().filter(is_set).collect();
     // Something has to be set for the row to count.
     let replaced = if replaced.is_empty() { table.key.iter().take(1).collect() } else { replaced };
     let sets: Vec<String> =
