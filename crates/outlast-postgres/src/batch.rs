@@ -302,6 +302,14 @@ impl<'a, 's: 'a> Builder<'a, 's> {
             Some(Shape::Unfit(why)) => return Err(refuse(RefusalKind::Schema, why.clone())),
             Some(Shape::Table(table)) => Cow::Borrowed(table),
             _ if self.made.contains(&collection) => Cow::Owned(Table::of_documents(collection)),
+            // Not even a delete: what it is about may be there again with the table.
+            Some(Shape::Gone) => {
+                let message = format!(
+                    "the collection \"{collection}\" has no table any more. The one that it had was not as Outlast makes \
+                     them: make it again, as a migration does, and the write can be tried again"
+                );
+                return Err(refuse(RefusalKind::Schema, message));
+            }
             // A table that was not there when the batch began may be there when its turn comes: then it is known.
             _ if matches!(verb, Verb::Delete | Verb::Patch) && self.is_mentioned(collection) => {
                 let message = format!(

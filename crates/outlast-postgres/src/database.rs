@@ -157,7 +157,7 @@ impl Postgres {
         match shapes.get(collection).map(Arc::as_ref) {
             Some(Shape::Table(table)) => Ok(Some(table.clone())),
             Some(Shape::Unfit(why)) => Err(DatabaseError::Refused(why.clone())),
-            Some(Shape::Absent) | None => Ok(None),
+            Some(Shape::Absent | Shape::Gone) | None => Ok(None),
         }
     }
 

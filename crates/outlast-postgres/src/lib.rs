@@ -24,7 +24,8 @@
 //!
 //! - **Documents**: a table with `id text PRIMARY KEY` and `data jsonb` holds each document as it is, beside whatever
 //!   further columns have defaults. The first write to a collection that has no table makes one (unless
-//!   [`PostgresOptions::create_collections`] is off). Numbers keep their value and their digits behind the point,
+//!   [`PostgresOptions::create_collections`] is off, or the table that it had was another than Outlast makes: a migration
+//!   may be about to make it again). Numbers keep their value and their digits behind the point,
 //!   texts every character.
 //! - **Columns**: any other table with a primary key. Members are columns: those that are absent take their defaults,
 //!   unknown ones are refused, and columns that are generated, an identity `ALWAYS` among them, are left to the database.

@@ -1,7 +1,7 @@
 //! [`Shape`]: what stands under the name of a collection, and what Outlast can do with it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +26,8 @@ const JSONB: u32 = 3802;
 pub(crate) enum Shape {
     /// Nothing.
     Absent,
+    /// Nothing any more: what stood there last was not a table as Outlast makes them. Whoever made it makes it again.
+    Gone,
     /// A table.
     Table(Table),
     /// Something that cannot hold records: why.
@@ -44,6 +46,8 @@ pub(crate) struct Table {
     /// The document stands in the column `data` as it is (`id text PRIMARY KEY, data jsonb`); otherwise each member
     /// has a column of its own.
     pub(crate) document: bool,
+    /// It has columns that it would not have if Outlast made it.
+    pub(crate) is_wider: bool,
 }
 
 /// A column.
@@ -95,6 +99,7 @@ impl Table {
             columns: vec![Column::plain("data", "jsonb", JSONB)],
             key_index: format!("{collection}_pkey"),
             document: true,
+            is_wider: false,
         }
     }
 
@@ -159,7 +164,16 @@ fn literal(text: &str) -> String {
 /// The shapes that are known.
 pub(crate) struct Shapes {
     keys: BTreeMap<String, Vec<String>>,
-    known: Mutex<HashMap<Collection, (Arc<Shape>, Instant)>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// With when they were seen.
+    shapes: HashMap<Collection, (Arc<Shape>, Instant)>,
+    /// Collections whose table was not as Outlast makes them when it was seen last. Kept for the life of the process: a
+    /// migration may drop the table and make it again.
+    others: HashSet<Collection>,
 }
 
 impl Shapes {
@@ -169,29 +183,45 @@ impl Shapes {
     }
 
     /// Nothing can panic while the lock is held; a poisoned map would still be a map.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Collection, (Arc<Shape>, Instant)>> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One that is known and young.
     pub(crate) fn get(&self, collection: &Collection) -> Option<Arc<Shape>> {
         let known = self.lock();
-        let (shape, since) = known.get(collection)?;
+        let (shape, since) = known.shapes.get(collection)?;
         (since.elapsed() < AGE_MAX).then(|| Arc::clone(shape))
     }
 
     /// Remembers a table. What is absent or unfit may change at any time, and costs a look anyway.
     pub(crate) fn put(&self, collection: &Collection, shape: &Arc<Shape>) {
-        if matches!(**shape, Shape::Table(_)) {
-            self.lock().insert(collection.clone(), (Arc::clone(shape), Instant::now()));
+        let mut known = self.lock();
+        let is_other = match &**shape {
+            Shape::Table(table) => !table.document || table.is_wider,
+            Shape::Unfit(_) => true,
+            Shape::Absent | Shape::Gone => return,
+        };
+        if is_other {
+            known.others.insert(collection.clone());
+        } else {
+            known.others.remove(collection);
         }
+        if matches!(**shape, Shape::Table(_)) {
+            known.shapes.insert(collection.clone(), (Arc::clone(shape), Instant::now()));
+        }
+    }
+
+    /// What to say of a collection that has no table.
+    fn missing(&self, collection: &Collection) -> Shape {
+        if self.lock().others.contains(collection) { Shape::Gone } else { Shape::Absent }
     }
 
     /// Forgets what may have changed.
     pub(crate) fn forget<'a>(&self, collections: impl IntoIterator<Item = &'a Collection>) {
         let mut known = self.lock();
         for collection in collections {
-            known.remove(collection);
+            known.shapes.remove(collection);
         }
     }
 
@@ -212,7 +242,7 @@ impl Shapes {
                 }
                 None => {
                     unknown.push(collection);
-                    shapes.insert(collection, Arc::new(Shape::Absent));
+                    shapes.insert(collection, Arc::new(self.missing(collection)));
                 }
             }
         }
@@ -299,10 +329,11 @@ fn shape(name: &str, rows: &[Row], configured: Option<&[String]>) -> Shape {
     let key: Vec<Column> = key.into_iter().map(|(_, column)| column).collect();
     let document = matches!(key.as_slice(), [id] if id.name == "id" && id.is_text())
         && columns.iter().any(|column| column.name == "data" && column.is_json() && !column.automatic);
+    let is_wider = !document || columns.len() > 1;
     if document {
         columns.retain(|column| column.name == "data");
     }
-    Shape::Table(Table { key, columns, key_index: text(first, 9).to_owned(), document })
+    Shape::Table(Table { key, columns, key_index: text(first, 9).to_owned(), document, is_wider })
 }
 
 fn column(row: &Row) -> Column {

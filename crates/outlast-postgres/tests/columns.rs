@@ -289,15 +289,54 @@ async fn a_table_that_changes_is_looked_at_again() {
     db.apply(vec![patch("orders", "1", r#"{"colour":"red","qty":"many"}"#)]).await.unwrap();
     assert_eq!(db.get("orders", "1").await.unwrap()["colour"], "red");
     db.apply(vec![put("orders", "1", r#"{"customer":"y"}"#)]).await.unwrap();
-    // Dropped, and made as Outlast makes tables.
+    // Made anew as Outlast makes tables, which may then make it itself.
     db.query("DROP TABLE orders");
     assert_eq!(db.get("orders", "1").await, None);
+    db.query("CREATE TABLE orders (id text PRIMARY KEY, data jsonb)");
+    for _ in 0..2 {
+        db.apply(vec![put("orders", "any id", r#"{"any":"thing"}"#)]).await.unwrap();
+        db.query("DROP TABLE orders");
+    }
     db.apply(vec![put("orders", "any id", r#"{"any":"thing"}"#)]).await.unwrap();
     db.query("DROP TABLE orders");
     db.query("CREATE TABLE orders (id text PRIMARY KEY, n integer)");
     assert_eq!(db.get("orders", "any id").await, None);
     db.apply(vec![put("orders", "any id", r#"{"n":1}"#)]).await.unwrap();
     assert_eq!(db.query("SELECT * FROM orders"), "any id|1");
+}
+
+/// A migration that makes a table anew must find its name free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_outlast_would_make_otherwise_is_waited_for_when_it_is_dropped() {
+    let db = Fixture::new().await;
+    for columns in [
+        "id bigint PRIMARY KEY, n integer",
+        "id text PRIMARY KEY, data jsonb, n integer GENERATED ALWAYS AS ((data->>'n')::integer) STORED",
+    ] {
+        let table = format!("CREATE TABLE orders ({columns})");
+        db.query(&table);
+        db.apply(vec![create("orders", "1", r#"{"n":1}"#)]).await.unwrap();
+        db.query("DROP TABLE orders");
+        // Known to be missing from the second time on.
+        for _ in 0..2 {
+            for write in [
+                put("orders", "1", r#"{"n":2}"#),
+                create("orders", "2", "{}"),
+                patch("orders", "1", r#"{"n":2}"#),
+                delete("orders", "1"),
+            ] {
+                let refused = db.refused(vec![put("others", "1", "{}"), write]).await;
+                assert_eq!((refused.index, refused.kind, refused.retryable), (1, RefusalKind::Schema, true));
+                assert!(refused.message.contains("make it again"), "{refused:?}");
+            }
+        }
+        assert_eq!(db.get("orders", "1").await, None);
+        assert_eq!(db.query("SELECT to_regclass('orders') IS NULL"), "t");
+        db.query(&table);
+        db.apply(vec![put("orders", "1", r#"{"n":2}"#)]).await.unwrap();
+        assert_eq!(db.query("SELECT id, n FROM orders"), "1|2");
+        db.query("DROP TABLE orders");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
