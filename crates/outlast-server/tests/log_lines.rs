@@ -137,3 +137,48 @@ async fn each_change_of_a_state_has_one_line() {
     assert!(settings.get("queue.max_bytes").is_none(), "{settings}");
     assert_eq!(of(&process, "operator", "action"), ["POST /v1/queue/pause", "POST /v1/queue/resume"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_number_of_lanes_is_told_while_it_waits_and_when_it_is_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = format!("sqlite://{}", directory.path().join("database.db").display());
+    let start = |lanes: &str| {
+        Setup::new(BINARY, directory.path(), &database)
+            .with("log.format", "json")
+            .with("log.level", "info")
+            .with("delivery.lanes", lanes)
+            .start()
+    };
+    let mut process = start("1");
+    let address = |process: &OutlastProcess| process.url().trim_start_matches("http://").parse().unwrap();
+    let to = address(&process);
+    found("a write that is applied at once", async || {
+        (put(to, 0, "wait=10").await.header("write-status") == "applied").then_some(())
+    })
+    .await;
+    assert_eq!(process.cli(&["pause"]).code, Some(0));
+    assert_eq!(put(to, 1, "respond-async").await.status, 202);
+    assert!(process.terminate().success());
+
+    let mut process = start("4");
+    let to = address(&process);
+    let in_words = |process: &OutlastProcess| process.cli(&["status"]).stdout;
+    found("the line about it", async || (!lines(&process, "lanes_wait").is_empty()).then_some(())).await;
+    let line = "Lanes:     1 in use; 4 are configured, and come into use when nothing waits\n";
+    assert!(in_words(&process).contains(line), "{}", in_words(&process));
+    let queue = async || send(to, "GET", "/v1/queue", &[], "").await.json()["queue"].clone();
+    assert_eq!(queue().await["lanes_configured"], 4);
+    assert_eq!(process.cli(&["resume"]).code, Some(0));
+    found("four lanes", async || (queue().await["lanes"] == 4).then_some(())).await;
+    assert!(queue().await.get("lanes_configured").is_none());
+    assert!(!in_words(&process).contains("Lanes:"), "{}", in_words(&process));
+    found("the line that it is", async || (!lines(&process, "lanes_changed").is_empty()).then_some(())).await;
+    assert!(process.terminate().success());
+    let (waited, changed) = (lines(&process, "lanes_wait"), lines(&process, "lanes_changed"));
+    assert_eq!((waited.len(), changed.len()), (1, 1), "{waited:?} {changed:?}");
+    assert_eq!(
+        (&waited[0]["lanes"], &waited[0]["configured"], &waited[0]["waiting"]),
+        (&1.into(), &4.into(), &1.into())
+    );
+    assert_eq!((&changed[0]["lanes"], &changed[0]["before"]), (&4.into(), &1.into()));
+}

@@ -156,6 +156,12 @@ impl Core {
         self.cursor.store(progress.lowest().as_u64(), Ordering::Release);
     }
 
+    /// How many are configured, if that is another number: it comes into use when nothing waits.
+    pub(crate) fn lanes_configured(&self) -> Option<u64> {
+        let wanted = usize::from(self.options.wanted_lanes());
+        (wanted != self.lanes()).then_some(wanted as u64)
+    }
+
     /// All lanes are at `to`, or further.
     pub(crate) fn reach_at_least(&self, to: Sequence) {
         let mut progress = self.progress();

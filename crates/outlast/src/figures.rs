@@ -52,6 +52,7 @@ impl Core {
             time_to_full_seconds: seconds(most, growth).filter(|seconds| *seconds <= FORECAST_MAX),
             throttle: self.throttle(),
             lanes: self.lanes() as u64,
+            lanes_configured: self.lanes_configured(),
             encryption: self.encryption_status(),
         }
     }

@@ -229,8 +229,11 @@ pub struct QueueStatus {
     pub time_to_full_seconds: Option<u64>,
     /// The run-time limit in writes per second, if one is set.
     pub throttle: Option<u64>,
-    /// How many lanes there are. Another number in the configuration takes effect when nothing waits.
+    /// How many lanes there are.
     pub lanes: u64,
+    /// How many are configured, if that is another number: it comes into use when nothing waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes_configured: Option<u64>,
     /// Which keys the files need; missing without any key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<EncryptionStatus>,

@@ -148,6 +148,13 @@ fn in_words(picture: &Picture) -> String {
     if let Some(seconds) = queue.time_to_full_seconds {
         let _ = writeln!(text, "Full in:   about {}", span(seconds as f64));
     }
+    if let Some(configured) = queue.lanes_configured {
+        let _ = writeln!(
+            text,
+            "Lanes:     {} in use; {configured} are configured, and come into use when nothing waits",
+            queue.lanes
+        );
+    }
     if let Some(encryption) = &queue.encryption {
         let _ = writeln!(text, "Keys:      {}", keys(encryption));
     }

@@ -111,6 +111,24 @@ impl Drainer {
         Flow::Again
     }
 
+    /// Tells once that another number is configured than can be had while something waits.
+    pub(super) fn tell_lanes(&mut self) {
+        let terms = self.core.book().terms;
+        let waiting = terms.pending + terms.parked;
+        let Some(configured) = self.core.lanes_configured().filter(|_| waiting > 0 && !self.lanes_told)
+        else {
+            return;
+        };
+        self.lanes_told = true;
+        tracing::info!(
+            event = "lanes_wait",
+            lanes = self.core.lanes(),
+            configured,
+            waiting,
+            "another number of lanes is configured than is in use: it comes into use when nothing waits"
+        );
+    }
+
     /// Nothing waits: there may be another number of lanes from now on. Their rows are set to where everything is
     /// decided, and then the log notes that they count.
     pub(super) async fn change_lanes(&mut self) -> Result<(), Flow> {
@@ -150,7 +168,7 @@ impl Drainer {
         }
         self.rows = changed;
         self.core.reach_all(usize::from(wanted), at);
-        tracing::info!(lanes = wanted, before, %at, "nothing waited: the number of lanes was changed");
+        tracing::info!(event = "lanes_changed", lanes = wanted, before, %at, "nothing waited: the number of lanes was changed");
         Ok(())
     }
 

@@ -97,6 +97,8 @@ pub(crate) struct Drainer {
     /// What was told last about a log that takes no writes.
     log_trouble: Option<String>,
     fullness: Fullness,
+    /// It was told that another number of lanes is configured.
+    lanes_told: bool,
     /// Commands that wait until fates may be decided.
     deferred: Vec<Command>,
 }
@@ -131,12 +133,14 @@ impl Drainer {
             backlog_end: Sequence::START,
             log_trouble: None,
             fullness: Fullness::default(),
+            lanes_told: false,
             deferred: Vec::new(),
         }
     }
 
     /// Runs until shutdown.
     pub(crate) async fn run(mut self) {
+        self.tell_lanes();
         loop {
             self.core.waiters.close();
             if !self.wait_until_runnable().await {
@@ -376,6 +380,7 @@ impl Drainer {
         self.core.sample_rates();
         self.note_depth();
         self.tell_fullness();
+        self.tell_lanes();
         self.tell_log_state();
         self.core.outages().save_now_and_then();
         self.note_cursor();
