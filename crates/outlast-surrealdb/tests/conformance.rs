@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use common::{Fixture, Rules};
+use common::{Fixture, Rules, Running};
 use outlast_testkit::conformance::Fresh;
 use outlast_testkit::surreal::SurrealServer;
 
@@ -18,8 +18,8 @@ impl common::Place for Memory {
         Fresh { database: Arc::new(database), keep: Box::new(server) }
     }
 
-    fn server(&self) -> Option<Arc<SurrealServer>> {
-        Some(SurrealServer::shared())
+    fn server(&self) -> Option<Running> {
+        Some((SurrealServer::shared(), Box::new(())))
     }
 }
 

@@ -9,7 +9,7 @@ mod common;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
-use common::{Fixture, Rules};
+use common::{Fixture, Rules, Running};
 use outlast::database::{ApplyError, Database};
 use outlast::{Document, Operation, RecordName, Write};
 use outlast_testkit::conformance::Fresh;
@@ -36,8 +36,8 @@ impl common::Place for Two {
         Fresh { database: Arc::new(database), keep: Box::new(server) }
     }
 
-    fn server(&self) -> Option<Arc<SurrealServer>> {
-        Some(shared())
+    fn server(&self) -> Option<Running> {
+        Some((shared(), Box::new(())))
     }
 
     fn record(&self) -> &'static str {

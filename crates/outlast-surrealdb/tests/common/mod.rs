@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests report by panicking")]
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -121,13 +122,16 @@ pub fn statement(text: &str, parameters: &str) -> Write {
     Write::statement(text, serde_json::from_str(parameters).unwrap(), Vec::new())
 }
 
+/// A server, and what has to be kept as long as it runs.
+pub type Running = (Arc<SurrealServer>, Box<dyn Any + Send + Sync>);
+
 /// Where the rules of the test kit run.
 #[async_trait]
 pub trait Place: Send + Sync {
     async fn fresh(&self) -> Fresh;
 
     /// Its server, if it is one.
-    fn server(&self) -> Option<Arc<SurrealServer>> {
+    fn server(&self) -> Option<Running> {
         None
     }
 
@@ -152,11 +156,12 @@ impl<P: Place> Harness for Rules<P> {
     }
 
     async fn behind_proxy(&self) -> Option<(Fresh, Proxy)> {
-        let Fixture { server, name, .. } = Fixture::on(self.0.server()?).await;
+        let (server, keep) = self.0.server()?;
+        let Fixture { server, name, .. } = Fixture::on(server).await;
         let proxy = Proxy::start(server.authority().parse().unwrap()).await.unwrap();
         let url = surreal::url(&proxy.address().to_string(), NAMESPACE, &name);
         let database = SurrealDb::from_url(&url, SurrealOptions::default()).unwrap();
-        Some((Fresh { database: Arc::new(database), keep: Box::new(server) }, proxy))
+        Some((Fresh { database: Arc::new(database), keep: Box::new((server, keep)) }, proxy))
     }
 
     fn increment(&self, record: &RecordName, by: i64) -> Write {
