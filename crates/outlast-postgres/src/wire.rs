@@ -219,3 +219,24 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without it a server that vanishes while a batch is under way is noticed by the request's deadline only.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_connection_asks_the_system_to_notice_a_peer_that_vanished() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = Host { name: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
+        let wire = Wire::connect(&host, false, Duration::from_millis(12_345)).await.unwrap();
+        let stream = wire.stream.below();
+        assert_eq!(sockopt::tcp_user_timeout(stream).unwrap(), 12_345);
+        let (idle, interval, count) = KEEPALIVE;
+        assert!(sockopt::socket_keepalive(stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(stream).unwrap(), idle);
+        assert_eq!(sockopt::tcp_keepintvl(stream).unwrap(), interval);
+        assert_eq!(sockopt::tcp_keepcnt(stream).unwrap(), count);
+    }
+}
