@@ -340,4 +340,29 @@ mod tests {
         assert_eq!((report.id, report.writes_queued, report.started_at), (1, 7, began));
         assert_eq!((report.reason.as_str(), again.all().len()), ("connection refused", 1));
     }
+
+    #[test]
+    fn the_oldest_reports_go_when_there_are_too_many() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut outages = Outages::open(directory.path());
+        let ended =
+            |id| Outage { id, drained_at: Some("2026-01-01T00:00:00Z".to_owned()), ..Outage::default() };
+        outages.past = (1..REPORTS_MAX as u64).map(ended).collect();
+        let end_one = |outages: &mut Outages| {
+            outages.failed("probe", "connection refused");
+            outages.reconnected();
+            outages.drained().unwrap().id
+        };
+        let most = REPORTS_MAX as u64;
+        let first_and_last = |outages: &Outages| {
+            let all = outages.all();
+            (all.last().unwrap().id, all[0].id, all.len())
+        };
+        assert_eq!(end_one(&mut outages), most);
+        assert_eq!(first_and_last(&Outages::open(directory.path())), (1, most, REPORTS_MAX));
+        assert_eq!(end_one(&mut outages), most + 1);
+        let mut again = Outages::open(directory.path());
+        assert_eq!(first_and_last(&again), (2, most + 1, REPORTS_MAX));
+        assert_eq!(again.failed("probe", "another"), Some(most + 2), "they are counted on");
+    }
 }
