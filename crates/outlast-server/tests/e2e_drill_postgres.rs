@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use e2e::{Api, Dialect, Load, Mix, bury_dead_letters, check, in_postgres, setup};
+use e2e::{Api, Dialect, Load, Mix, bury_dead_letters, check, flows, in_postgres, noticed, setup};
 use outlast::status::{DeadLetters, LaneState};
 use outlast_testkit::postgres::{PostgresServer, is_installed};
 use outlast_testkit::proxy::{Faults, Mode, Proxy};
@@ -26,8 +26,6 @@ const FLAPS: u64 = 20;
 /// With the time-out of a probe it bounds how long it takes until a silent database is noticed, two of them. How long it
 /// took is printed; in virtual time it is asserted (`outlast/tests/simulation/outage.rs`).
 const PROBE_INTERVAL: &str = "2s";
-/// How long a fault lasts after it was noticed: the time in which nothing may look well.
-const LASTS: Duration = Duration::from_secs(2);
 /// Transactions that the returning database may see at once: there is one lane, and one batch is sent ahead of its turn.
 const TRANSACTIONS_MAX: u64 = 2;
 /// The size of the first batches after a return (`drainer/ramp.rs`), and a backlog that takes several larger ones.
@@ -67,30 +65,6 @@ impl Drill {
         self.sql("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = 'drill'");
     }
 
-    /// The load goes on and is applied.
-    async fn flows(&self, what: &str) {
-        let applied = self.api.status().await.accounting.applied;
-        self.api.until(what, |status| status.accounting.applied > applied + 100).await;
-    }
-
-    /// Waits until the fault is noticed, then lets it last: all that time the database must not look well.
-    async fn noticed(&self, name: &str) {
-        let injected = Instant::now();
-        let status = self.api.until(name, |status| !status.database.is_connected()).await;
-        println!("{name}: noticed after {:?}: {:?}", injected.elapsed(), status.database);
-        let noticed = Instant::now();
-        let mut queued = status.queue.writes;
-        while noticed.elapsed() < LASTS {
-            let status = self.api.status().await;
-            assert!(!status.database.is_connected(), "{name}: it looks well: {:?}", status.database);
-            queued = status.queue.writes;
-            let read = self.api.get("/v1/records/documents/nobody").await;
-            assert_eq!(read.status, 503, "{name}: {read:?}");
-            read.retry_after();
-        }
-        assert!(queued > 0, "{name}: nothing was written meanwhile");
-    }
-
     /// How many batches there were so far: small ones, and all.
     async fn batches(&self) -> [u64; 2] {
         let small = format!("outlast_apply_batch_size_bucket{{le=\"{FIRST_BATCH}\"}}");
@@ -120,7 +94,7 @@ impl Drill {
         let looking = tokio::task::spawn_blocking(look);
         self.api.until(name, |status| status.outage.is_none()).await;
         let after = self.batches().await;
-        self.flows(name).await;
+        flows(&self.api, name).await;
         drop(end);
         let (peak, slowest) = looking.await.unwrap();
         let [small, all] = [0, 1].map(|at| after[at] - before[at]);
@@ -163,9 +137,9 @@ async fn no_kind_of_outage_loses_doubles_or_blames_anything() {
     let drill = Drill { server, proxy, api, ramps: AtomicU64::new(0) };
     let mut peak = 0;
 
-    drill.flows("before everything").await;
+    flows(&drill.api, "before everything").await;
     drill.proxy.set(Mode::BlackHole).await;
-    drill.noticed("connections that swallow everything").await;
+    noticed(&drill.api, "connections that swallow everything").await;
     // It meets a request, or the answer to one that was under way.
     let faults = drill.proxy.faults();
     assert!(Faults::count(&faults.swallowed) + Faults::count(&faults.held) > 0);
@@ -173,32 +147,32 @@ async fn no_kind_of_outage_loses_doubles_or_blames_anything() {
     peak = peak.max(drill.over("the black hole is gone").await);
 
     drill.server.freeze();
-    drill.noticed("a database that is stopped where it stands").await;
+    noticed(&drill.api, "a database that is stopped where it stands").await;
     drill.server.thaw();
     peak = peak.max(drill.over("it goes on").await);
 
     // The role is no superuser, to whom the limit would not apply.
     drill.sql("ALTER ROLE drill CONNECTION LIMIT 0");
     drill.end_sessions();
-    drill.noticed("no connection left").await;
+    noticed(&drill.api, "no connection left").await;
     drill.sql("ALTER ROLE drill CONNECTION LIMIT -1");
     peak = peak.max(drill.over("connections are given again").await);
 
     drill.sql("ALTER ROLE drill PASSWORD 'another'");
     drill.end_sessions();
-    drill.noticed("credentials revoked").await;
+    noticed(&drill.api, "credentials revoked").await;
     drill.sql("ALTER ROLE drill PASSWORD 'secret'");
     peak = peak.max(drill.over("credentials given back").await);
 
     drill.sql("ALTER ROLE drill SET default_transaction_read_only = on");
     drill.end_sessions();
-    drill.noticed("read-only").await;
+    noticed(&drill.api, "read-only").await;
     drill.sql("ALTER ROLE drill RESET default_transaction_read_only");
     drill.end_sessions();
     peak = peak.max(drill.over("writable again").await);
 
     drill.proxy.set(Mode::Delay(Duration::from_millis(250))).await;
-    drill.flows("slow, and still applied").await;
+    flows(&drill.api, "slow, and still applied").await;
     assert!(Faults::count(&drill.proxy.faults().delayed) > 0);
     drill.proxy.set(Mode::Pass).await;
     peak = peak.max(drill.over("fast again").await);
@@ -228,7 +202,7 @@ async fn no_kind_of_outage_loses_doubles_or_blames_anything() {
     ] {
         drill.sql(migration);
     }
-    drill.flows("the schema was migrated in the middle").await;
+    flows(&drill.api, "the schema was migrated in the middle").await;
 
     for flap in 0..FLAPS {
         drill.proxy.set(Mode::Refuse).await;
@@ -236,7 +210,7 @@ async fn no_kind_of_outage_loses_doubles_or_blames_anything() {
         drill.proxy.set(Mode::Pass).await;
         drill.api.until("a flap is over", |status| status.database.is_connected()).await;
         if flap % 5 == 0 {
-            drill.flows("between flaps").await;
+            flows(&drill.api, "between flaps").await;
         }
     }
     peak = peak.max(drill.over("no more flaps").await);

@@ -15,6 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// The longest that a server may take to answer after it was started.
@@ -107,6 +108,28 @@ impl SurrealServer {
             let _ = process.kill();
             let _ = process.wait();
         }
+    }
+
+    /// Stops it where it is (SIGSTOP): connections stay open, new ones are taken by the kernel, and nothing answers.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let process = self.process.as_ref().unwrap_or_else(|| panic!("the server does not run"));
+        kill_process(Pid::from_child(process), signal)
+            .unwrap_or_else(|error| panic!("the server takes no signal: {error}"));
     }
 
     /// Starts it again on the same port and data, and waits until it serves. Kills it first if it runs.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod api;
+mod drill;
 mod load;
 mod seen;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use outlast_testkit::process::Setup;
 
 pub use api::{Api, NoAnswer, Reply};
+pub use drill::{flows, noticed};
 pub use load::{Load, Mix, notes, write};
 pub use seen::{bury_dead_letters, check, in_postgres, in_sqlite, in_surreal};
 
