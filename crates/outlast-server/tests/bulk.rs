@@ -269,14 +269,14 @@ async fn read_until(events: &mut tokio::net::TcpStream, text: &mut String, wante
     }
 }
 
+/// Its text is the name and `-token`.
+fn token(name: &str, role: Role) -> Token {
+    let sha256 = Sha256::digest(format!("{name}-token")).into();
+    Token { name: name.into(), role, sha256, expires: None }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_action_of_an_operator_is_noted_with_who_what_and_the_result() {
-    let token = |name: &str, role| Token {
-        name: name.into(),
-        role,
-        sha256: Sha256::digest(format!("{name}-token")).into(),
-        expires: None,
-    };
     let server = Server::start_with(|config| {
         config.server.tokens = vec![token("night shift", Role::Operator), token("app", Role::Reader)];
     })
@@ -305,6 +305,60 @@ async fn every_action_of_an_operator_is_noted_with_who_what_and_the_result() {
     assert_eq!((&me["name"], &me["role"]), (&json!("app"), &json!("reader")));
     let me = Server::start().await.get("/v1/me").await.json();
     assert_eq!((&me["name"], &me["role"]), (&json!("local"), &json!("operator")));
+}
+
+/// What the audit log says of each: who, action, status and detail; oldest first.
+async fn noted(server: &Server, headers: &[(&str, &str)]) -> Vec<[Value; 4]> {
+    let answer = server.send("GET", "/v1/audit", headers, "").await.json();
+    let entries = answer["entries"].as_array().unwrap().iter().rev();
+    entries.map(|entry| ["who", "action", "status", "detail"].map(|member| entry[member].clone())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_an_operator_gives_up_is_noted_and_one_that_its_writer_takes_back_is_not() {
+    let cancel = async |server: &Server, auth: &[(&str, &str)]| -> String {
+        let headers = [&[JSON, ("prefer", "respond-async")], auth].concat();
+        let reply = server.send("PUT", "/v1/records/a/1", &headers, "{}").await;
+        let path = format!("/v1/writes/{}", reply.header("write-id"));
+        assert_eq!(server.send("DELETE", &path, auth, "").await.status, 200);
+        path
+    };
+    let server = Server::start_with(|config| {
+        config.server.tokens = vec![token("night shift", Role::Operator), token("app", Role::Writer)];
+    })
+    .await;
+    server.outlast.pause(None).await.unwrap();
+    let operator = [("authorization", "Bearer night shift-token")];
+    cancel(&server, &[("authorization", "Bearer app-token")]).await;
+    let given_up = cancel(&server, &operator).await;
+    server.send("DELETE", "/v1/writes/1-9999", &operator, "").await.problem(404, "not-found");
+    let entry =
+        |who: &str, path: &str| [json!(who), json!(format!("DELETE {path}")), json!(200), json!(null)];
+    let entries = noted(&server, &operator).await;
+    assert_eq!(entries[0], entry("night shift", &given_up));
+    assert_eq!((entries.len(), &entries[1][2]), (2, &json!(404)), "{entries:?}");
+
+    let open = Server::start().await;
+    open.outlast.pause(None).await.unwrap();
+    let given_up = cancel(&open, &[]).await;
+    assert_eq!(noted(&open, &[]).await, [entry("local", &given_up)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_is_noted_when_it_begins_and_when_it_ends() {
+    let server = start().await;
+    bury(&server, "odd", 0..1).await;
+    bury(&server, "taken", 0..3).await;
+    let body = json!({ "filter": { "kind": "schema" }, "confirm": 1 });
+    assert_eq!(ask(&server, "discard", &body).await.status, 200);
+    let entries = found("the end is noted", async || {
+        Some(noted(&server, &[]).await).filter(|entries| entries.len() == 2)
+    })
+    .await;
+    let action = json!("POST /v1/dead-letters/discard");
+    let first = [json!("local"), action, json!(200), json!("run 1 over 1 dead letter")];
+    let ended = json!("done: 1 of 1 done, 0 failed");
+    assert_eq!(entries, [first, [json!("local"), json!("run 1 ended"), Value::Null, ended]]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,7 +28,7 @@ export const settings = {
               h('td', {}, entry.who),
               h('td', {}, h('code', {}, entry.action)),
               h('td', { class: 'long' }, entry.request === undefined ? '–' : h('code', {}, JSON.stringify(entry.request))),
-              h('td', {}, pill(entry.status < 300 ? 'ok' : 'warn', String(entry.status)), entry.detail ? ` ${entry.detail}` : ''))))
+              h('td', {}, entry.status !== undefined && pill(entry.status < 300 ? 'ok' : 'warn', String(entry.status)), entry.detail ? ` ${entry.detail}` : ''))))
         : h('p', { class: 'muted' }, 'Nothing yet.'),
       h('h2', {}, 'Values in effect, and where each came from'),
       h('form', { class: 'filters', role: 'search', 'aria-label': 'Filter settings', onsubmit: (event) => event.preventDefault() },

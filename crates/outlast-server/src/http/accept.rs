@@ -81,7 +81,12 @@ pub async fn serve(
         "no longer listening"
     );
     let watching = Arc::clone(&server);
-    if tokio::time::timeout(deadline, graceful.shutdown()).await.is_ok() {
+    let closing = async {
+        graceful.shutdown().await;
+        // A run ends where it is; what came of it is noted first.
+        app.runs.ended().await;
+    };
+    if tokio::time::timeout(deadline, closing).await.is_ok() {
         return 0;
     }
     watching.open()

@@ -1,5 +1,6 @@
-//! The audit log: every action that needs the role operator, with who, when, what and the result. In `audit.jsonl` beside
-//! the queue; a file that is full becomes `audit.old.jsonl`, in the place of the one before.
+//! The audit log: every action that needs the role operator, and what only an operator does in earnest, with who, when,
+//! what and the result. In `audit.jsonl` beside the queue; a file that is full becomes `audit.old.jsonl`, in the place of
+//! the one before.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -12,8 +13,9 @@ use axum::body::Bytes;
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
-use super::app::{Answer, Call, json_of, limit, not_stored, now};
+use super::app::{Answer, App, Call, json_of, limit, not_stored, now};
 use super::auth::Policy;
 use super::redact;
 use super::routes::{Body, Route};
@@ -32,16 +34,25 @@ struct Entry {
     at: String,
     /// The name of the token, or `local` where none are configured.
     who: String,
-    /// Method and path.
+    /// Method and path; or what came of an action after its answer.
     action: String,
     /// What was sent with it; of a write, and of what is long, only how long it is.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     request: Value,
-    /// The status that was answered.
-    status: u16,
-    /// Why it was not done.
+    /// The status that was answered. What comes after an answer has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    /// Why it was not done; of a run how large it is, and what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
+}
+
+/// With an answer: what it begins, which goes on after it.
+#[derive(Debug, Clone)]
+pub(super) struct Begun {
+    pub(super) detail: String,
+    /// Dropped once the beginning is noted: who holds the other end waits for that.
+    pub(super) noted: mpsc::Sender<()>,
 }
 
 /// See the module.
@@ -120,11 +131,20 @@ fn push(entries: &mut VecDeque<Entry>, entry: Entry) {
     }
 }
 
-/// Whether what this route does is noted: every action of operators, and who looks at hidden values.
+/// Whether what this route does is noted: every action of operators, who looks at hidden values, and an operator who gives
+/// up a write that was accepted.
 pub(super) fn is_noted(route: &Route, call: &Call) -> bool {
     redact::is_off(route, call)
         || route.policy == Policy::AtLeast(Role::Operator)
             && !matches!(route.method, Method::GET | Method::HEAD)
+        || route.method == Method::DELETE && route.path == CANCEL && is_operator(call)
+}
+
+/// A writer that cancels what it wrote is ordinary traffic, which would push everything else out of the log.
+const CANCEL: &str = "/v1/writes/{id}";
+
+fn is_operator(call: &Call) -> bool {
+    call.app.auth.caller(call.headers()).is_ok_and(|(_, role)| role == Role::Operator)
 }
 
 /// Runs the handler to its end, also when the client leaves, and notes what came of it.
@@ -136,20 +156,32 @@ pub(super) async fn noted(route: &'static Route, call: Call) -> Answer {
     let mut request = shown(route, &call.body);
     redact::noted(&app.outlast.options().redact, &mut request);
     let acting = tokio::spawn(async move {
-        let answer = (route.handler)(call).await;
+        let mut answer = (route.handler)(call).await;
+        let begun = answer.as_mut().ok().and_then(|response| response.extensions_mut().remove());
+        let (begins, noted) = begun.map(|Begun { detail, noted }| (detail, noted)).unzip();
         let (status, detail) = match &answer {
-            Ok(response) => (response.status(), None),
+            Ok(response) => (response.status(), begins),
             Err(problem) => (problem.kind().status, problem.body()["detail"].as_str().map(str::to_owned)),
         };
-        let entry = Entry { at: now(), who, action, request, status: status.as_u16(), detail };
-        // It waits for the disk.
-        let noting = tokio::task::spawn_blocking(move || app.audit.note(entry));
-        let _ = noting.await;
+        note(&app, Entry { at: now(), who, action, request, status: Some(status.as_u16()), detail }).await;
+        drop(noted);
         answer
     });
     acting.await.unwrap_or_else(|error| {
         Err(super::problem::Problem::new(super::problem::INTERNAL, error.to_string()))
     })
+}
+
+/// Notes what came of an action after its answer.
+pub(super) async fn noted_later(app: &Arc<App>, who: String, action: String, detail: String) {
+    let entry = Entry { at: now(), who, action, request: Value::Null, status: None, detail: Some(detail) };
+    note(app, entry).await;
+}
+
+/// It waits for the disk.
+async fn note(app: &Arc<App>, entry: Entry) {
+    let app = Arc::clone(app);
+    let _ = tokio::task::spawn_blocking(move || app.audit.note(entry)).await;
 }
 
 fn shown(route: &Route, body: &Bytes) -> Value {
@@ -182,7 +214,8 @@ mod tests {
 
     fn entry(status: u16) -> Entry {
         let request = json!({ "filter": "x".repeat(1000) });
-        Entry { at: now(), who: "me".into(), action: "POST /".into(), request, status, detail: None }
+        let (who, action) = ("me".into(), "POST /".into());
+        Entry { at: now(), who, action, request, status: Some(status), detail: None }
     }
 
     #[test]
@@ -195,7 +228,7 @@ mod tests {
         std::fs::OpenOptions::new().append(true).open(&audit.path).unwrap().write_all(b"{\"torn").unwrap();
         let again = Audit::open(directory.path());
         let entries = again.entries.lock().unwrap();
-        assert_eq!((entries.len(), entries.back().unwrap().status), (SHOWN_MAX, 2999));
+        assert_eq!((entries.len(), entries.back().unwrap().status), (SHOWN_MAX, Some(2999)));
         let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
         let all = bytes(&again.path) + bytes(&old(&again.path));
         assert!(all < 2 * FILE_BYTES_MAX + 2000, "{all}");
@@ -211,6 +244,6 @@ mod tests {
         audit.append(&entry(3)).unwrap();
         let again = Audit::open(directory.path());
         let entries = again.entries.lock().unwrap();
-        assert_eq!(entries.iter().map(|entry| entry.status).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(entries.iter().filter_map(|entry| entry.status).collect::<Vec<_>>(), [1, 2, 3]);
     }
 }

@@ -13,10 +13,11 @@ use outlast::{Error, WriteId};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::app::{Answer, App, Call, Object, json_of, not_stored, now, whole_or_null};
+use super::audit;
 use super::dead;
 use super::problem::{CONFLICT, INVALID_REQUEST, NOT_FOUND, Problem};
 
@@ -125,6 +126,14 @@ impl Run {
         }
     }
 
+    /// What came of it, for the audit log.
+    fn result(&self) -> String {
+        let Self { done, failed, total, .. } = self;
+        let state = if self.state == State::Done { "done" } else { "stopped" };
+        let why = self.message.iter().fold(String::new(), |text, why| format!("{text}; {why}"));
+        format!("{state}: {done} of {total} done, {failed} failed{why}")
+    }
+
     /// Without the list, for events and lists of runs.
     fn brief(&self) -> Self {
         Self {
@@ -138,7 +147,7 @@ impl Run {
     }
 }
 
-/// The runs of this process; those of former ones stand in the audit log.
+/// The runs of this process; the audit log has how those of former ones began and ended.
 #[derive(Debug, Default)]
 pub(super) struct Runs(Mutex<VecDeque<Handle>>);
 
@@ -199,6 +208,14 @@ impl Runs {
         Ok(handle)
     }
 
+    /// Resolves when no run is under way, and the end of each is noted.
+    pub(super) async fn ended(&self) {
+        let all: Vec<Handle> = self.all().iter().cloned().collect();
+        for handle in all {
+            handle.stop.closed().await;
+        }
+    }
+
     fn find(&self, call: &Call) -> Result<Handle, Problem> {
         let id: u64 =
             call.param("id").map_err(|_| Problem::new(INVALID_REQUEST, "a run's id is a number"))?;
@@ -245,6 +262,7 @@ fn plan_or_begin(call: &Call, action: Action) -> Answer {
             return Err(Problem::new(INVALID_REQUEST, detail));
         }
     };
+    let (who, _) = call.app.auth.caller(call.headers())?;
     Runs::free(&call.app.runs.all())?;
     let ids = call.app.outlast.select_dead_letters(&filter).ids;
     let count = ids.len() as u64;
@@ -253,9 +271,13 @@ fn plan_or_begin(call: &Call, action: Action) -> Answer {
             .with("count", count));
     }
     let handle = call.app.runs.begin(action, words, count)?;
-    tokio::spawn(carry_out(Arc::clone(&call.app), handle.clone(), ids));
     let run = handle.run().clone();
+    let end = End { stop: handle.stop.subscribe(), app: Arc::clone(&call.app) };
+    let (noted, beginning) = mpsc::channel(1);
+    tokio::spawn(noted_run(who, handle, ids, end, beginning));
     let mut response = not_stored(json_of(StatusCode::OK, &run)?);
+    let detail = format!("run {} over {count} dead letter{}", run.id, if count == 1 { "" } else { "s" });
+    response.extensions_mut().insert(audit::Begun { detail, noted });
     if let Ok(location) = HeaderValue::try_from(format!("/v1/dead-letters/runs/{}", run.id)) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -296,11 +318,24 @@ fn mark_of(text: &str, action: Action, filter: &Filter) -> Result<DeadMark, Prob
     })
 }
 
-/// Does it, step by step.
-async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
-    let mut end = End { stop: handle.stop.subscribe(), app: Arc::clone(&app) };
+/// Does it between the two entries of the audit log: nothing is done before the first is there.
+async fn noted_run(
+    who: String,
+    handle: Handle,
+    ids: Vec<WriteId>,
+    mut end: End,
+    mut beginning: mpsc::Receiver<()>,
+) {
+    let app = Arc::clone(&end.app);
+    let _ = beginning.recv().await;
+    let ended = carry_out(&app, &handle, ids, &mut end).await;
+    audit::noted_later(&app, who, format!("run {} ended", ended.id), ended.result()).await;
+}
+
+/// Does it, step by step. Returns what came of it.
+async fn carry_out(app: &App, handle: &Handle, ids: Vec<WriteId>, end: &mut End) -> Run {
     let mut told = Instant::now();
-    tell(&app, &handle);
+    tell(app, handle);
     let action = handle.run().action;
     let mut rest = &ids[..];
     let mut why = None;
@@ -309,7 +344,7 @@ async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
             why = Some(asked.to_owned());
             break;
         }
-        match decide(&app, &handle, action, rest, &mut end).await {
+        match decide(app, handle, action, rest, end).await {
             Ok(step) => {
                 let mut run = handle.run();
                 run.state = State::Running;
@@ -323,7 +358,7 @@ async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
-            tell(&app, &handle);
+            tell(app, handle);
         }
     }
     let ended = {
@@ -342,7 +377,8 @@ async fn carry_out(app: Arc<App>, handle: Handle, ids: Vec<WriteId>) {
         stopped = why,
         "run over dead letters ended"
     );
-    tell(&app, &handle);
+    tell(app, handle);
+    ended
 }
 
 /// What ends a run before its time.
