@@ -19,6 +19,24 @@ fn pause_and_resume_are_verbs_of_the_queue_too() {
 }
 
 #[test]
+fn a_decision_is_asked_about_and_plain_resume_is_not() {
+    let server = Server::start();
+    server.ok(&["pause"]);
+    server.ok(&["write", "put", "a/1", "{}", "--wait", "0s"]);
+    for verb in [&["resume"] as &[&str], &["queue", "resume"]] {
+        let asked = server.run(&[verb, &["--decision", "skip"]].concat());
+        assert_eq!((asked.code, asked.stdout.as_str()), (Some(2), ""), "{asked:?}");
+        for part in
+            ["would apply only what was never applied", "not halted but paused", "1 write waits", "--yes"]
+        {
+            assert!(asked.stderr.contains(part), "{part}: {asked:?}");
+        }
+        assert_eq!(server.json(&["status", "--json"])["lane"]["state"], "paused", "nothing was done");
+    }
+    assert_eq!(server.ok(&["resume", "--decision", "skip", "--yes"]), "resumed\n");
+}
+
+#[test]
 fn throttle_sets_and_lifts_the_limit() {
     let server = Server::start();
     assert!(server.ok(&["queue", "throttle", "1_500"]).contains("1,500 writes per second"));

@@ -137,6 +137,13 @@ async fn a_wiped_sqlite_file_halts_and_replay_brings_everything_retained_back() 
     halted(&process, &api, Halt::Wiped, &["wiped", "--decision replay", "database.url"]).await;
 
     let said = process.cli(&["resume", "--decision", "replay"]);
+    assert_eq!(said.code, Some(2), "{said:?}");
+    let waiting = api.status().await.queue.writes;
+    for part in ["apply again everything", "wiped", &format!("{waiting} writes wait"), "with --yes"] {
+        assert!(said.stderr.contains(part), "{part}: {said:?}");
+    }
+    assert_eq!(process.cli(&["resume"]).code, Some(1), "nothing is decided");
+    let said = process.cli(&["resume", "--decision", "replay", "--yes"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     api.drained().await;
     assert_eq!(check_notes(&history, &in_sqlite(&database)), 220);
@@ -157,7 +164,7 @@ async fn a_wiped_surrealdb_store_halts_and_replay_brings_everything_retained_bac
     server.restart();
     halted(&process, &api, Halt::Wiped, &["wiped", "--decision replay", "database.url"]).await;
 
-    let said = process.cli(&["resume", "--decision", "replay"]);
+    let said = process.cli(&["resume", "--decision", "replay", "--yes"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     api.drained().await;
     assert_eq!(check_notes(&history, &in_surreal(&server, "proof", "wiped")), 220);
@@ -240,7 +247,7 @@ async fn a_database_older_than_the_log_reaches_back_halts_with_the_range_that_is
         .await;
     assert_eq!(count(&in_sqlite(&database)), 30, "nothing was applied to it");
 
-    let said = process.cli(&["resume", "--decision", "replay"]);
+    let said = process.cli(&["resume", "--decision", "replay", "--yes"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     api.drained().await;
     let applied = count(&in_sqlite(&database));
