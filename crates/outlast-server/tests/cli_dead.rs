@@ -1,4 +1,5 @@
-//! `outlast dead edit`: a dead letter with another content, from a file, from standard input, or out of an editor.
+//! `outlast dead edit`: a dead letter with another content, from a file, from standard input, or out of an editor. And
+//! `dead runs`: what became of a run that nobody waited for.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod cli;
@@ -74,6 +75,72 @@ fn what_is_wrong_with_an_edit_is_said_and_the_letter_stays() {
     assert_eq!(cli::json(&done)["id"], id.as_str());
     applied(&server, &id);
     assert_eq!(server.json(&["write", "get", "a/1"])["from"], "a pipe");
+}
+
+/// Begins a run that waits for the database, and leaves it.
+fn begin_and_leave(server: &Server) {
+    let mut left = server.command(&["dead", "retry", "--kind", "exists", "--yes"]).spawn().unwrap();
+    server.until("it waits", &["dead", "runs", "--json"], |page| page["runs"][0]["state"] == "waiting");
+    left.kill().unwrap();
+    left.wait().unwrap();
+}
+
+#[test]
+fn a_run_goes_on_without_its_command_and_can_be_looked_at_and_stopped() {
+    let mut server = Server::start();
+    letter(&server, "a/1");
+    assert!(server.process.terminate().success());
+    // A server that starts without its database waits for it before it decides anything.
+    let path = |name: &str| server.directory.path().join(name);
+    let (database, away, log) = (path("database.db"), path("away.db"), path("queue/audit.jsonl"));
+    std::fs::rename(&database, &away).unwrap();
+    std::fs::create_dir(&database).unwrap();
+    server.process.restart();
+    assert_eq!(server.ok(&["dead", "runs"]), "no run since the server was started\n");
+    begin_and_leave(&server);
+
+    let listed = server.ok(&["dead", "runs"]);
+    let row: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(
+        (row[0], &row[2..]),
+        ("1", &["retry", "waiting", "0", "0", "1", "kind", "exists"][..]),
+        "{listed}"
+    );
+    let shown = server.ok(&["dead", "runs", "show", "1"]);
+    for part in ["Run 1: retry, waiting\n", "Letters:  kind exists\n", "Done:     0 of 1, 0 failed\n"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let stopped = server.ok(&["dead", "runs", "stop", "1"]);
+    assert_eq!(stopped, "run 1 has ended: 0 of 1 queued again; stopped by an operator\n");
+    let again = server.ok(&["dead", "runs", "stop", "1"]);
+    assert_eq!(again, "run 1 had ended already: 0 of 1 queued again; stopped by an operator\n");
+    let run = server.json(&["dead", "runs", "show", "1", "--json"]);
+    assert_eq!((&run["state"], &run["done"]), (&"stopped".into(), &0.into()), "{run}");
+    assert!(server.ok(&["dead", "runs", "show", "1"]).contains("Stopped:  stopped by an operator\n"));
+    for verb in ["show", "stop"] {
+        let unknown = server.run(&["dead", "runs", verb, "9"]);
+        assert!(unknown.code == Some(1) && unknown.stderr.contains("run 9 is not known"), "{unknown:?}");
+    }
+
+    begin_and_leave(&server);
+    assert!(server.process.terminate().success());
+    let noted = std::fs::read_to_string(log).unwrap();
+    let last = noted.lines().last().unwrap();
+    for part in ["run 2 ended", "stopped: 0 of 1 done, 0 failed; the server was stopped"] {
+        assert!(last.contains(part), "{part}: {noted}");
+    }
+
+    std::fs::remove_dir(&database).unwrap();
+    std::fs::rename(&away, &database).unwrap();
+    server.process.restart();
+    let discarded = server.ok(&["dead", "discard", "--all", "--yes"]);
+    assert_eq!(discarded, "1 of 1 discarded\n", "the letter was left");
+    let ended = "done: 1 of 1 done, 0 failed";
+    server.until("its end is noted", &["audit", "--json"], |page| page["entries"][0]["detail"] == ended);
+    let audit = server.ok(&["audit"]);
+    for part in ["200 run 2 over 1 dead letter\n", "run 2 ended", ended] {
+        assert!(audit.contains(part), "{part}: {audit}");
+    }
 }
 
 /// On a terminal, with this command as the editor and these answers.

@@ -37,6 +37,24 @@ fn a_decision_is_asked_about_and_plain_resume_is_not() {
 }
 
 #[test]
+fn the_audit_log_says_who_did_what_and_what_came_of_it() {
+    let server = Server::start();
+    assert_eq!(server.ok(&["audit"]), "nothing is noted yet\n");
+    server.ok(&["pause"]);
+    assert_eq!(server.run(&["dead", "retry", "1-9999"]).code, Some(1));
+    let said = server.ok(&["audit"]);
+    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["WHO", "WHEN", "ACTION", "RESULT"], "{said}");
+    let retry = ["POST", "/v1/dead-letters/1-9999/retry", "404", "dead", "letter", "1-9999"];
+    assert_eq!((lines[1][0], &lines[1][2..8]), ("local", &retry[..]), "{said}");
+    assert_eq!((lines[2][0], &lines[2][2..]), ("local", &["POST", "/v1/queue/pause", "200"][..]), "{said}");
+    let last = server.json(&["audit", "--limit", "1", "--json"]);
+    assert_eq!(last["entries"].as_array().unwrap().len(), 1, "{last}");
+    assert_eq!(last["entries"][0]["status"], 404, "{last}");
+    assert_eq!(server.run(&["audit", "--limit", "0"]).code, Some(2));
+}
+
+#[test]
 fn throttle_sets_and_lifts_the_limit() {
     let server = Server::start();
     assert!(server.ok(&["queue", "throttle", "1_500"]).contains("1,500 writes per second"));

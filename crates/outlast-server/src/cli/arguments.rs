@@ -100,6 +100,12 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: OutageCommand,
     },
+    /// What operators did, and what came of it, newest first; for operators only
+    Audit {
+        /// Most entries to show
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        limit: u16,
+    },
     /// The files of a queue, without a server
     Log {
         /// A file with the keys of an encrypted queue [default: queue.encryption_key_file]
@@ -260,12 +266,31 @@ pub(super) enum DeadCommand {
     },
     /// Give one dead letter up for good, or all that match
     Discard(Which),
+    /// The runs of retry and discard over many: what is under way, how each ended, and a way to stop one
+    Runs {
+        #[command(subcommand)]
+        command: Option<RunsCommand>,
+    },
     /// Print all that match, one a line, as JSON
     Export {
         #[command(flatten)]
         matching: Matching,
         #[command(flatten)]
         hidden: Hidden,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RunsCommand {
+    /// One run: how far it is, and what failed
+    Show {
+        /// Its number
+        id: u64,
+    },
+    /// Stop one behind the step that it is at; what it has done stays done
+    Stop {
+        /// Its number
+        id: u64,
     },
 }
 

@@ -85,7 +85,8 @@ pub(super) async fn run(client: &Client, action: Action, which: &Which) -> Resul
     if all_done { Ok(()) } else { Err(Failure::failed("not all of them: see above")) }
 }
 
-async fn watch(client: &Client, mut run: Value) -> Result<Value, Failure> {
+/// Waits until it has ended.
+pub(super) async fn watch(client: &Client, mut run: Value) -> Result<Value, Failure> {
     let path = format!("/v1/dead-letters/runs/{}", run["id"]);
     let bar = bar(client, run["total"].as_u64().unwrap_or_default());
     while run["state"] == "running" || run["state"] == "waiting" {
@@ -108,10 +109,10 @@ async fn watch(client: &Client, mut run: Value) -> Result<Value, Failure> {
 /// What can still be said of a run whose end was not seen.
 fn ended_unseen(run: &Value, exit: Exit, why: &str) -> Failure {
     let words = format!(
-        "{why}\nhow run {} ended was not seen: {} of {} were done when it was last asked, and a server that runs on goes on with it. What is done stays done; `outlast dead groups` shows what is left, and the same command goes on with that",
-        run["id"],
+        "{why}\nhow run {id} ended was not seen: {} of {} were done when it was last asked, and a server that runs on goes on with it (`outlast dead runs show {id}`, `stop {id}`). What is done stays done; `outlast dead groups` shows what is left, and the same command goes on with that",
         grouped(decided(run)),
-        grouped(run["total"].as_u64().unwrap_or_default())
+        grouped(run["total"].as_u64().unwrap_or_default()),
+        id = run["id"],
     );
     Failure::new(exit, words)
 }
@@ -129,19 +130,27 @@ fn decided(run: &Value) -> u64 {
     run["done"].as_u64().unwrap_or_default() + run["failed"].as_u64().unwrap_or_default()
 }
 
-fn result(action: Action, run: &Value) -> String {
+/// How many, why no more, and what failed.
+pub(super) fn result(action: Action, run: &Value) -> String {
     let number = |name: &str| grouped(run[name].as_u64().unwrap_or_default());
     let mut text = format!("{} of {} {}", number("done"), number("total"), action.done());
     if let Some(message) = run["message"].as_str() {
         text = format!("{text}; {}", safe(message, 200));
     }
+    text + &failures(run)
+}
+
+/// What failed, each on a line of its own behind what was said before.
+pub(super) fn failures(run: &Value) -> String {
+    let mut text = String::new();
     let failures = run["failures"].as_array().map(Vec::as_slice).unwrap_or_default();
     for failure in failures.iter().take(FAILURES_SHOWN) {
         let part = |name: &str| safe(failure[name].as_str().unwrap_or_default(), 200);
         text = format!("{text}\n{}: {}", part("id"), part("detail"));
     }
-    if run["failed"].as_u64().unwrap_or_default() > FAILURES_SHOWN as u64 {
-        text = format!("{text}\n{} failed in all: --json lists them", number("failed"));
+    let failed = run["failed"].as_u64().unwrap_or_default();
+    if failed > FAILURES_SHOWN as u64 {
+        text = format!("{text}\n{} failed in all: --json lists them", grouped(failed));
     }
     text
 }

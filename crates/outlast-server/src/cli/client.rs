@@ -125,6 +125,10 @@ impl Client {
         self.send(Method::POST, path, &[], &[], body).await?.success()?.json()
     }
 
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.send(Method::DELETE, path, &[], &[], None).await?.success()?.json()
+    }
+
     /// Opens a stream that has no end.
     pub(super) async fn follow(&self, path: &str) -> Result<Response, Failure> {
         let response = self.request(Method::GET, path).timeout(ENDLESS).send().await;

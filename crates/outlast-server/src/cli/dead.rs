@@ -13,6 +13,7 @@ use super::client::Client;
 use super::edit;
 use super::output::{Failure, dead_letters, grouped, print, print_json, safe, table};
 use super::queue::{text, what};
+use super::runs;
 use super::suggest::suggestion;
 use crate::http::segment;
 
@@ -58,6 +59,7 @@ pub(super) async fn run(client: &Client, command: &DeadCommand) -> Result<(), Fa
             }
             None => bulk::run(client, Action::Discard, which).await?,
         },
+        DeadCommand::Runs { command } => runs::run(client, command.as_ref()).await?,
         DeadCommand::Export { matching, hidden } => bulk::export(client, matching, *hidden).await?,
     }
     Ok(())

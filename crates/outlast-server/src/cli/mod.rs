@@ -3,6 +3,7 @@
 
 mod arguments;
 mod ask;
+mod audit;
 mod bulk;
 mod check;
 mod client;
@@ -18,6 +19,7 @@ mod pages;
 mod progress;
 mod queue;
 mod queue_import;
+mod runs;
 mod serve;
 mod status;
 mod stream;
@@ -117,6 +119,7 @@ fn dispatch(arguments: &Arguments) -> Result<(), Failure> {
         Command::Outage { command } => {
             client::with(global, async |client| outage::run(&client, command).await)
         }
+        Command::Audit { limit } => client::with(global, async |client| audit::run(&client, *limit).await),
         Command::Write { command } => client::with(global, async |client| write::run(&client, command).await),
         Command::Log { key_file, command } => log::run(global, key_file.as_deref(), command),
         Command::Drill(arguments) => drill::run(global, arguments),

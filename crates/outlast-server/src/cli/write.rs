@@ -317,7 +317,7 @@ async fn cancel(client: &Client, id: &str, yes: bool) -> Result<(), Failure> {
         )?;
     }
     let path = format!("/v1/writes/{}", segment(id));
-    let receipt = client.send(Method::DELETE, &path, &[], &[], None).await?.success()?.json()?;
+    let receipt = client.delete(&path).await?;
     tell(client, &receipt);
     Ok(())
 }
