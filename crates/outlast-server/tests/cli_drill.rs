@@ -76,6 +76,61 @@ fn a_drill_with_a_server_cuts_its_connections_and_removes_its_records() {
 }
 
 #[test]
+fn the_database_of_the_configuration_is_drilled_with_as_serve_would_reach_it() {
+    if !is_installed() {
+        return;
+    }
+    let server = PostgresServer::start();
+    server.create_database("drills");
+    let mut url = url::Url::parse(&server.url("drills")).unwrap();
+    let password = percent_decoded(url.password().unwrap());
+    url.set_password(None).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path().join("files");
+    std::fs::create_dir(&files).unwrap();
+    std::fs::write(files.join("secret"), password).unwrap();
+    let settings = format!("[database]\nurl = \"{url}\"\npassword_file = \"files/secret\"\n");
+    std::fs::write(files.join("my.toml"), settings).unwrap();
+    let output = drill(directory.path(), &["--rounds", "1", "--configured", "--config", "files/my.toml"]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(said.contains("writes    to the collection drill_"), "{said}");
+    assert!(said.contains(" connections to the database were cut"), "{said}");
+    assert!(said.ends_with("0 lost, 0 double, 0 out of order\n"), "{said}");
+    let tables = server
+        .query("drills", "SELECT string_agg(tablename, ',') FROM pg_tables WHERE tablename LIKE 'drill%'");
+    assert_eq!(server.query("drills", &format!("SELECT count(*) FROM {tables}")), "0");
+}
+
+fn percent_decoded(text: &str) -> String {
+    let pair = format!("p={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(pair.as_bytes()).next().unwrap().1.into_owned()
+}
+
+#[test]
+fn a_configuration_whose_database_cannot_be_drilled_with_is_told_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("outlast.toml");
+    for (settings, code, why) in [
+        ("url = \"sqlite://mine.db\"", 2, "database.url: the drill takes the database away"),
+        ("url = \"surrealdbs://root:canary@db/n/d\"", 2, "name an address of the same database without TLS"),
+        ("url = \"postgres://u:canary@db/d?sslmode=require\"", 2, "without TLS"),
+        ("url = \"postgres://u:canary@h1,h2/d\"", 2, "with one host"),
+        ("url = \"postgres://u:canary@127.0.0.1:9/d\"", 69, "could not be reached"),
+        ("url = \"postgres://u@127.0.0.1:9/d\"\npassword_file = \"gone\"", 78, "password_file gone"),
+    ] {
+        std::fs::write(&file, format!("[database]\n{settings}\n")).unwrap();
+        let output = drill(directory.path(), &["--configured"]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{settings}: {said}");
+        assert!(said.contains(why) && !said.contains("canary"), "{settings}: {said}");
+    }
+    let both = drill(directory.path(), &["--configured", "--database", "postgres://u@h/d"]);
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "only the configuration");
+}
+
+#[test]
 fn a_database_that_cannot_be_drilled_with_is_refused_at_once() {
     let directory = tempfile::tempdir().unwrap();
     for (url, code, why) in [

@@ -33,9 +33,10 @@ impl Base {
         made.map(|()| base).map_err(|error| Failure::failed(format!("{}: {error}", directory.display())))
     }
 
-    /// Of the server that a URL names. Its port must be reachable.
-    pub(super) async fn server(url: &str) -> Result<Self, Failure> {
-        let (mut behind, upstream) = take_apart(url).map_err(|why| Failure::new(Exit::Usage, why))?;
+    /// Of the server that a URL names; `named` says where that stands. Its port must be reachable.
+    pub(super) async fn server(url: &str, named: &str) -> Result<Self, Failure> {
+        let refused = |why: &str| Failure::new(Exit::Usage, format!("{named}: {why}"));
+        let (mut behind, upstream) = take_apart(url).map_err(refused)?;
         let proxy = Proxy::start(upstream.clone()).await.map_err(|error| {
             Failure::new(
                 Exit::Unreachable,
@@ -45,7 +46,7 @@ impl Base {
         let moved = behind.set_host(Some("127.0.0.1")).is_ok()
             && behind.set_port(Some(proxy.address().port())).is_ok();
         if !moved {
-            return Err(Failure::new(Exit::Usage, FORM));
+            return Err(refused(FORM));
         }
         Ok(Self::Server { url: behind.into(), shown: hide_password(url), proxy })
     }
@@ -104,38 +105,41 @@ fn point(directory: &Path, target: &str) -> io::Result<()> {
     fs::rename(next, directory.join(LINK))
 }
 
-const FORM: &str = "--database takes postgres://USER:PASSWORD@HOST:5432/DATABASE or \
-                    surrealdb://USER:PASSWORD@HOST:8000/NAMESPACE/DATABASE, with one host";
+const FORM: &str = "the drill takes postgres://USER:PASSWORD@HOST:5432/DATABASE or \
+                    surrealdb://USER:PASSWORD@HOST:8000/NAMESPACE/DATABASE, with one host: name such an address with \
+                    --database";
+
+const SQLITE: &str = "the drill takes the database away, so it makes an SQLite database of its own: leave --database and \
+                      --configured out";
+
+const NO_TLS: &str = "the drill puts a proxy between, and a verified TLS connection rightly refuses that: with --database \
+                      name an address of the same database without TLS (on its own machine, or through a tunnel), or a \
+                      server like it that is for tests";
 
 /// The URL, and the `HOST:PORT` in it.
-fn take_apart(text: &str) -> Result<(Url, String), String> {
+fn take_apart(text: &str) -> Result<(Url, String), &'static str> {
     // What cannot be read is not repeated: it may hold a password.
-    let url = Url::parse(text).map_err(|_| FORM.to_owned())?;
+    let url = Url::parse(text).map_err(|_| FORM)?;
     let port = match url.scheme() {
         "postgres" | "postgresql" => 5432,
         "surrealdb" => 8000,
-        "sqlite" => {
-            return Err(
-                "the drill takes the database away, so it makes an SQLite database of its own: leave --database out".into()
-            );
-        }
-        "surrealdbs" => return Err(NO_TLS.to_owned()),
-        _ => return Err(FORM.to_owned()),
+        "sqlite" => return Err(SQLITE),
+        "surrealdbs" => return Err(NO_TLS),
+        _ => return Err(FORM),
     };
-    if url.query_pairs().any(|(name, value)| name == "sslmode" && value.starts_with("verify")) {
-        return Err(NO_TLS.to_owned());
+    // Outlast verifies with `require`, too.
+    let verifies = |mode: &str| mode == "require" || mode.starts_with("verify");
+    if url.query_pairs().any(|(name, value)| name == "sslmode" && verifies(&value)) {
+        return Err(NO_TLS);
     }
     match url.host_str().filter(|host| !host.is_empty() && !host.contains([',', '%'])) {
         Some(host) => {
             let upstream = format!("{host}:{}", url.port().unwrap_or(port));
             Ok((url, upstream))
         }
-        None => Err(FORM.to_owned()),
+        None => Err(FORM),
     }
 }
-
-const NO_TLS: &str = "the drill puts a proxy between, and a verified TLS connection rightly refuses that: name an address \
-                      without TLS";
 
 #[cfg(test)]
 mod tests {
@@ -154,10 +158,11 @@ mod tests {
             ("sqlite://x.db", "of its own"),
             ("surrealdbs://u:canary@h/n/d", "TLS"),
             ("postgres://u:canary@h/d?sslmode=verify-full", "TLS"),
+            ("postgres://u:canary@h/d?sslmode=require", "TLS"),
             ("postgres://u:canary@h1,h2/d", "one host"),
             ("postgres://u:canary@h1:1,h2:2/d", "one host"),
-            ("mysql://u:canary@h/d", "--database takes"),
-            ("canary", "--database takes"),
+            ("mysql://u:canary@h/d", "the drill takes"),
+            ("canary", "the drill takes"),
         ] {
             let said = take_apart(url).unwrap_err();
             assert!(said.contains(why) && !said.contains("canary"), "{url}: {said}");

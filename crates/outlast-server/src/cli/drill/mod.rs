@@ -7,6 +7,7 @@ mod server;
 mod verify;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -17,9 +18,10 @@ use outlast::status::{DeadLetters, Status};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::arguments::Global;
+use super::arguments::{Global, inputs};
 use super::output::{Failure, grouped, print, print_json, safe};
 use super::progress::Progress;
+use crate::config::{self, DatabaseConfig};
 use base::Base;
 use load::{Load, Story};
 use server::Server;
@@ -43,6 +45,9 @@ pub(super) struct DrillArguments {
     /// [default: an SQLite database of the drill's own]
     #[arg(long, value_name = "URL")]
     database: Option<String>,
+    /// The same with the database of the configuration: database.url, and its password
+    #[arg(long, conflicts_with = "database")]
+    configured: bool,
     /// How often the database is taken away
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
@@ -129,16 +134,22 @@ async fn whole(
     scratch: &mut Scratch,
 ) -> Result<(), Failure> {
     let began = Instant::now();
-    let base = match &arguments.database {
-        Some(url) => Base::server(url).await?,
-        None => Base::embedded(&scratch.path)?,
+    let mut password = None;
+    let base = if let Some(url) = &arguments.database {
+        Base::server(url, "--database").await?
+    } else if arguments.configured {
+        let database = config::load(&inputs(global, None))?.config.database;
+        password = password_of(&database)?;
+        Base::server(&database.url, "database.url").await?
+    } else {
+        Base::embedded(&scratch.path)?
     };
     let http = reqwest::Client::builder()
         .no_proxy()
         .timeout(REQUEST_TIMEOUT)
         .build()
         .map_err(|error| Failure::failed(error.to_string()))?;
-    let server = Server::new(&scratch.path, base.url());
+    let server = Server::new(&scratch.path, base.url(), password);
     // Some steps of each round, and the proof.
     let progress = Progress::counts(global.json, "starting", u64::from(arguments.rounds) * STEPS + 1);
     let mut drill =
@@ -168,6 +179,17 @@ async fn whole(
     if verdict.is_clean() { Ok(()) } else { Err(Failure::failed("")) }
 }
 
+/// How the drill's server, which runs in another folder, learns the password of the configuration. One that stands in a
+/// file stays there.
+fn password_of(database: &DatabaseConfig) -> Result<Option<(&'static str, OsString)>, Failure> {
+    if let Some(path) = &database.password_file {
+        let absolute = std::path::absolute(path);
+        let path = absolute.map_err(|error| Failure::failed(format!("{}: {error}", path.display())))?;
+        return Ok(Some((server::PASSWORD_FILE, path.into())));
+    }
+    Ok(database.password.as_ref().map(|password| (server::PASSWORD, password.expose().into())))
+}
+
 /// Steps of a round that the bar shows.
 const STEPS: u64 = 5;
 
@@ -191,6 +213,12 @@ impl Drill<'_> {
             self.base.shown(),
             self.arguments.clients
         ));
+        if let Base::Server { .. } = self.base {
+            self.say(&format!(
+                "writes    to the collection {}, which no other uses; only connections of this drill are cut",
+                self.collection
+            ));
+        }
         let connected = |status: &Status| status.database.is_connected();
         self.until_within(PATIENCE_FIRST, "the database is connected", connected).await?;
         let load = Load::start(self.arguments.clients, self.collection, &self.server.address(), &self.http);

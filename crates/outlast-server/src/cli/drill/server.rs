@@ -1,5 +1,6 @@
 //! [`Server`]: this same binary as a process of its own, to be killed and started again.
 
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
@@ -11,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::cli::output::{Failure, safe};
+
+pub(super) const PASSWORD: &str = "OUTLAST_DATABASE__PASSWORD";
+pub(super) const PASSWORD_FILE: &str = "OUTLAST_DATABASE__PASSWORD_FILE";
 
 /// Lines of the server's log that a failure shows.
 const LINES_SHOWN: usize = 10;
@@ -29,13 +33,20 @@ impl Address {
 pub(super) struct Server {
     directory: PathBuf,
     database_url: String,
+    /// A variable with the database's password, or with the name of the file that has it.
+    password: Option<(&'static str, OsString)>,
     child: Option<Child>,
     address: Address,
 }
 
 impl Server {
-    pub(super) fn new(directory: &Path, database_url: String) -> Self {
-        Self { directory: directory.to_owned(), database_url, child: None, address: Address::default() }
+    pub(super) fn new(
+        directory: &Path,
+        database_url: String,
+        password: Option<(&'static str, OsString)>,
+    ) -> Self {
+        let (directory, address) = (directory.to_owned(), Address::default());
+        Self { directory, database_url, password, child: None, address }
     }
 
     pub(super) fn address(&self) -> Address {
@@ -49,7 +60,7 @@ impl Server {
         let log = OpenOptions::new().create(true).append(true).open(self.log()).map_err(failed)?;
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         // The user's settings are for another server; the password of the database is for this one, too.
-        let kept = ["OUTLAST_DATABASE__PASSWORD", "OUTLAST_DATABASE__PASSWORD_FILE"];
+        let kept = [PASSWORD, PASSWORD_FILE];
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("OUTLAST_") && !kept.contains(&&*text) {
@@ -61,6 +72,7 @@ impl Server {
             .current_dir(&self.directory)
             .env("OUTLAST_DATABASE__URL", &self.database_url)
             .env("OUTLAST_QUEUE__DIRECTORY", self.directory.join("queue"))
+            .envs(self.password.clone())
             .envs(SETTINGS)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
