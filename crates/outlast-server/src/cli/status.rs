@@ -196,6 +196,9 @@ fn keys(encryption: &EncryptionStatus) -> String {
 pub(super) fn accepting(status: &Status) -> String {
     match (status.accepting, &status.database, &status.lane) {
         (false, ..) => "NO".to_owned(),
+        (true, ConnectionState::Connected { .. }, LaneState::Running) if has_backlog(status) => {
+            "yes, into the queue behind the backlog, which is being applied".to_owned()
+        }
         (true, ConnectionState::Connected { .. }, LaneState::Running) => {
             "yes, and applied at once".to_owned()
         }
@@ -204,6 +207,12 @@ pub(super) fn accepting(status: &Status) -> String {
         }
         (true, ..) => "yes, into the queue until the database is back".to_owned(),
     }
+}
+
+/// Whether a write that comes now has to wait for those before it.
+fn has_backlog(status: &Status) -> bool {
+    status.accounting.pending > 0
+        && (status.outage.is_some() || status.queue.drain_eta_seconds.is_some_and(|seconds| seconds >= 2))
 }
 
 /// Is anything lost?

@@ -74,10 +74,14 @@ export function answers(status) {
   return [accepting(status), nothingLost(status), clear(status)];
 }
 
+/** Whether a write that comes now has to wait for those before it. */
+const hasBacklog = ({ accounting, outage, queue }) => accounting.pending > 0 && (outage !== undefined || queue.drain_eta_seconds >= 2);
+
 function accepting(status) {
   const question = 'Are we accepting writes?';
   const connected = status.database.state === 'connected';
   if (!status.accepting) return [question, 'No', 'Callers get 503. See what to do below.', 'bad'];
+  if (connected && status.lane.state === 'running' && hasBacklog(status)) return [question, 'Yes, queued', 'They wait behind the backlog, which is being applied.', 'warn'];
   if (connected && status.lane.state === 'running') return [question, 'Yes', 'And they are applied at once.', 'ok'];
   if (connected) return [question, 'Yes, queued', 'Delivery stands still: they wait on disk.', 'warn'];
   return [question, 'Yes, queued', 'They wait on disk until the database is back.', 'warn'];

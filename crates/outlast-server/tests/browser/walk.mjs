@@ -192,6 +192,7 @@ const steps = {
   // The database is back, and takes one write a second.
   async draining() {
     await see(/Outage 1: the database is back, the backlog drains/);
+    await see('They wait behind the backlog, which is being applied.', answers());
     await see('Nothing: the backlog is being applied.');
     await see(/In \d+ s/, answers());
     await see(/^\d+ writes at \d.* a second\.$/, answers());
