@@ -5,10 +5,12 @@ mod append;
 mod apply;
 mod callers;
 mod contents;
+mod crowd;
 mod dashboard;
 mod drain;
 mod floor;
 mod http;
+mod letters;
 mod load;
 mod log;
 mod lone;
@@ -102,6 +104,10 @@ enum Topic {
     Memory,
     /// What an open dashboard costs writes over HTTP
     Dashboard,
+    /// What honest clients notice of a thousand half-open connections
+    Crowd,
+    /// The first page of a hundred thousand dead letters, and retrying all of them
+    Letters,
     /// The same rows through Outlast and through the database's own client; not among `all`
     Apply,
     /// The log alone, beside other logs; not among `all`
@@ -121,8 +127,17 @@ impl Topic {
         }
     }
 
-    const EACH: [Self; 7] =
-        [Self::Append, Self::Lone, Self::Concurrent, Self::Drain, Self::Http, Self::Memory, Self::Dashboard];
+    const EACH: [Self; 9] = [
+        Self::Append,
+        Self::Lone,
+        Self::Concurrent,
+        Self::Drain,
+        Self::Http,
+        Self::Memory,
+        Self::Dashboard,
+        Self::Crowd,
+        Self::Letters,
+    ];
 
     fn measure(self, settings: &Settings) -> Result<Section> {
         match self {
@@ -134,6 +149,8 @@ impl Topic {
             Self::Http => http::measure(settings),
             Self::Memory => memory::measure(settings),
             Self::Dashboard => dashboard::measure(settings),
+            Self::Crowd => crowd::measure(settings),
+            Self::Letters => letters::measure(settings),
             Self::Apply => apply::measure(settings),
         }
     }

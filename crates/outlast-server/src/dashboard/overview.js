@@ -75,7 +75,7 @@ function queue(status) {
       ['Oldest', queue.writes ? span(queue.oldest_age_seconds) : '–'],
       ['Drains at', `${rate(queue.drain_rate)} writes/s${queue.throttle ? ` (limit ${count(queue.throttle)})` : ''}`],
       ['Clear in', eta === 0 ? 'now' : eta ? span(eta) : 'not known yet'],
-      ['Lanes', queue.lanes > 1 && count(queue.lanes)],
+      ['Lanes', queue.lanes_configured ? `${count(queue.lanes)} in use, ${count(queue.lanes_configured)} when nothing waits` : queue.lanes > 1 && count(queue.lanes)],
       ['Full in', queue.writes && queue.time_to_full_seconds ? span(queue.time_to_full_seconds) : 'not filling'],
     ]));
 }

@@ -14,6 +14,9 @@ const TOKEN: &str = "canary-token-5d1f";
 const STRANGER: &str = "canary-stranger-77aa";
 const PASSWORD: &str = "canary-password-9c3e";
 const HOOK: &str = "canary-webhook-41b7";
+const HEADER: &str = "canary-header-3b1c";
+/// Of the log: 32 bytes.
+const KEY: &str = "c0ffee5ca1ab1ec0ffee5ca1ab1ec0ffee5ca1ab1ec0ffee5ca1ab1ec0ffee00";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn planted_secrets_are_found_nowhere() {
@@ -31,7 +34,7 @@ async fn planted_secrets_are_found_nowhere() {
         assert!(said.len() > 100);
         assert!(said.iter().any(|reply| reply.contains("status: 202")), "something was written");
         for text in &said {
-            for secret in [TOKEN, STRANGER, PASSWORD, HOOK, &hash] {
+            for secret in [TOKEN, STRANGER, PASSWORD, HOOK, HEADER, KEY, &hash] {
                 assert!(!text.contains(secret), "{secret} in {text}");
             }
         }
@@ -45,6 +48,10 @@ async fn everything_said(url: String, hash: String) -> Vec<String> {
         .with("server.tokens", &format!("me:operator:{hash}"))
         .with("alerts.webhooks", &format!("http://127.0.0.1:9/{HOOK}?key={HOOK}"))
         .with("alerts.repeat", "1s")
+        .with("traces.endpoint", "http://127.0.0.1:9/v1/traces")
+        .with("traces.headers", &format!("authorization={HEADER}"))
+        .with("queue.encrypt", "true")
+        .with("queue.encryption_key", KEY)
         .with("health.unavailable_timeout", "0s")
         .with("health.read_wait", "10ms")
         .with("log.level", "debug");
@@ -97,6 +104,30 @@ async fn everything_said(url: String, hash: String) -> Vec<String> {
         said.push(format!("{}: {}", file.display(), String::from_utf8_lossy(&std::fs::read(&file).unwrap())));
     }
     said
+}
+
+/// A password that is not encoded may end what is read as the host, and stand in what is read as the path.
+#[test]
+fn a_password_that_breaks_its_url_is_not_shown_either() {
+    let directory = tempfile::tempdir().unwrap();
+    for before in ["/", "?", "#", "12/", "@", "%", ":/"] {
+        for scheme in ["postgres", "surrealdb", "surrealdbs"] {
+            let url = format!("{scheme}://outlast:{before}{PASSWORD}@127.0.0.1:9/shop/main");
+            let setup = Setup::new(BINARY, directory.path(), &url);
+            for command in
+                [&["config", "show"] as &[&str], &["config", "explain", "database.url"], &["config", "check"]]
+            {
+                let ended = setup.run(command);
+                let said = format!("{}{}", ended.stdout, ended.stderr);
+                assert!(said.len() > 10 && !said.contains(PASSWORD), "{url}, {command:?}: {said}");
+            }
+        }
+        // What a server says before it refuses.
+        let url = format!("postgres://outlast:{before}{PASSWORD}@127.0.0.1:9/shop?no_such_option=1");
+        let ended = Setup::new(BINARY, directory.path(), &url).run(&["serve"]);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(ended.code != Some(0) && !said.contains(PASSWORD), "{url}: {said}");
+    }
 }
 
 /// Every file below a directory.
