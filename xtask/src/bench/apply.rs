@@ -68,7 +68,7 @@ fn calls(settings: &Settings, kind: Kind, section: &mut Section) -> Result<()> {
     let what = format!("{short}: {callers} callers through Outlast to one call each of a plain one, rate");
     let many = goal(what, Bound::AtLeast(gain_goal(kind)), many, plain, Compare::Rate);
     let calls = Table::compare(format!("{title}: calls"), &series, 0, Compare::Rate);
-    let lone = vec![bench.by_hand()?, bench.library(1)];
+    let lone = vec![bench.by_hand()?, bench.library(1), bench.client()];
     let lone = interleave(lone, settings.rounds * LONE_TURNS, settings.time / LONE_TURNS as u32)?;
     section.tables.push(Table::compare(format!("{title}: a lone write"), &lone, 0, Compare::Median));
     section.tables.push(calls);

@@ -2,9 +2,9 @@
 //! call each.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use outlast::Outlast;
+use outlast::{Outlast, RecordId};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
@@ -127,6 +127,24 @@ impl Bench {
         });
         (contender.run)(WARM_UP)?;
         Ok(contender)
+    }
+
+    /// What the database's own client would have to do to know afterwards what took effect.
+    pub(super) fn client(&self) -> Contender<'_> {
+        let mut position = 0;
+        Contender::new("the client: one transaction, row and position", move |time| {
+            self.runtime.block_on(async {
+                let (started, mut nanos) = (Instant::now(), Vec::new());
+                while started.elapsed() < time {
+                    position += 1;
+                    let row = (RecordId::generate(), self.workload.document().clone());
+                    let before = Instant::now();
+                    self.plain.bulk(std::slice::from_ref(&row), position).await?;
+                    nanos.push(before.elapsed().as_nanos() as u64);
+                }
+                Sample::of_calls(nanos, started.elapsed())
+            })
+        })
     }
 
     /// Opens a second queue with so many lanes.
