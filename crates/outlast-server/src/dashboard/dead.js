@@ -157,9 +157,8 @@ async function many(state, action, filter) {
 
 function one(state, letter) {
   const act = async (verb, title, text, done) => {
-    if (await ask({ title, text, action: title.replace('?', ''), danger: verb === 'discard' }) && (await state.act.post(`v1/dead-letters/${encodeURIComponent(letter.id)}/${verb}`, undefined, done))) {
-      location.hash = '#/dead';
-    }
+    const sure = await ask({ title, text, action: title.replace('?', ''), danger: verb === 'discard' });
+    if (sure) await state.act.post(`v1/dead-letters/${encodeURIComponent(letter.id)}/${verb}`, undefined, done, '#/dead');
   };
   return [
     h('p', { class: 'crumbs' }, h('a', { href: '#/dead' }, 'Dead letters')),

@@ -42,8 +42,8 @@ state.act = {
     document.getElementById('announce').textContent = text;
     paint();
   },
-  post: (path, body, done) => act(() => post(path, body), done),
-  remove: (path, done) => act(() => remove(path), done),
+  post: (path, body, done, leave) => act(() => post(path, body), done, leave),
+  remove: (path, done, leave) => act(() => remove(path), done, leave),
   resume: () => state.act.post('v1/queue/resume', {}, 'Delivery goes on'),
   async decide(decision) {
     const replay = decision === 'replay';
@@ -59,12 +59,14 @@ state.act = {
   },
 };
 
-async function act(send, done) {
+/** `leave`: the screen to go to when it is done, since there is nothing more to ask about what this one shows. */
+async function act(send, done, leave) {
   try {
     const answer = await send();
     if (answer.failures) state.run = later(answer, state.run);
     state.act.say(done);
-    await refresh();
+    if (leave) location.hash = leave;
+    else await refresh();
     return true;
   } catch (error) {
     state.act.say(error.message, 'bad');

@@ -137,5 +137,5 @@ function one(state, write) {
 
 async function cancel(state, id) {
   const sure = await ask({ title: `Cancel write ${id}?`, text: 'It is then given up for good, although its caller was told that it is queued.', action: 'Cancel the write', danger: true });
-  if (sure && (await state.act.remove(`v1/writes/${encodeURIComponent(id)}`, `Write ${id} is cancelled`))) location.hash = '#/queue';
+  if (sure) await state.act.remove(`v1/writes/${encodeURIComponent(id)}`, `Write ${id} is cancelled`, '#/queue');
 }

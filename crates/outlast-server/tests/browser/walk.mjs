@@ -209,6 +209,7 @@ const steps = {
     refusals = 404;
     await page.getByRole('dialog').getByRole('button', { name: 'Cancel the write' }).click();
     await see(/^Write \d+-\d+ is cancelled$/);
+    await heading('Queue');
     await page.getByRole('row', { name: /people\/w39/ }).waitFor({ state: 'detached' });
     refusals = null;
     await screen('Overview');
