@@ -460,6 +460,8 @@ async fn a_file_that_is_not_in_order_imports_nothing_and_names_the_line() {
         (replaced("\"data\":{}", "\"data\":{\"id\":\"7\"}"), 65, "line 2: the member \"id\" of the document"),
         (replaced("\"1-2\"", "\"1-1\""), 65, "line 3: write 1-1 stands in line 2 already"),
         (replaced("\"outlast_export\":1", "\"outlast_export\":7"), 65, "version 7, this program reads 1"),
+        // White space elsewhere, but not in JSON (fuzzing found it).
+        (good.split('\n').collect::<Vec<_>>().join("\u{b}\n"), 65, "line 1: "),
         (good[..cut].to_owned(), 65, "line 5: EOF"),
         (good.lines().take(4).fold(String::new(), |text, line| text + line + "\n"), 1, "it is not whole"),
         (

@@ -24,6 +24,8 @@ use crate::open::log_options;
 use crate::options::Options;
 use crate::write::{LoggedWrite, LoggedWriteRef, Write, WriteId};
 
+/// What may stand around a line: white space as JSON has it (RFC 8259, section 2), and no other.
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
 /// Entries appended before they are synced and told.
 const BATCH: usize = 1000;
 
@@ -202,7 +204,7 @@ fn check(
         progress(length);
         let place = offset;
         offset += length;
-        let line = text.trim();
+        let line = text.trim_matches(SPACE);
         if line.is_empty() {
             continue;
         }
@@ -480,7 +482,7 @@ impl<R: Read + Seek> Lines<R> {
         let mut text = String::new();
         let length = self.reader.read_line(&mut text)? as u64;
         self.at = Some(place.offset + length);
-        let line = serde_json::from_str(text.trim())
+        let line = serde_json::from_str(text.trim_matches(SPACE))
             .map_err(|error| interrupted(format!("line {} has changed meanwhile: {error}", place.line)))?;
         Ok((line, length))
     }
