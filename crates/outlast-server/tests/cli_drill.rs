@@ -36,6 +36,12 @@ fn a_drill_with_the_embedded_database_ends_with_0_lost_0_double() {
 
 #[test]
 fn the_report_for_machines_shows_that_every_fault_happened() {
+    // A kill seldom meets no request of three clients at all; that none of many does is another matter.
+    let sent_again = (0..5).any(|_| a_drill_for_machines()["sent_again"].as_u64() > Some(0));
+    assert!(sent_again, "no answer was lost to a kill");
+}
+
+fn a_drill_for_machines() -> Value {
     let directory = tempfile::tempdir().unwrap();
     let output = drill(directory.path(), &["--rounds", "1", "--clients", "3", "--json"]);
     let report: Value =
@@ -46,9 +52,10 @@ fn the_report_for_machines_shows_that_every_fault_happened() {
     assert!(outage["reason"].as_str().unwrap().contains("database.db"), "{report}");
     assert_eq!((&report["kills"], &report["connections_cut"]), (&3.into(), &Value::Null), "{report}");
     let count = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
-    assert!(count("queued") > 0 && count("applied") > 0 && count("sent_again") > 0, "{report}");
+    assert!(count("queued") > 0 && count("applied") > 0, "{report}");
     assert_eq!(count("acknowledged"), count("applied") + count("queued"));
     assert_eq!((count("lost"), count("double"), count("out_of_order")), (0, 0, 0), "{report}");
+    report
 }
 
 #[test]
