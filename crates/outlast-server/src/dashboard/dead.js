@@ -87,7 +87,8 @@ function list(state, { all, matching, run, parked }, query, set) {
 function waiting(state, { writes, next }) {
   const groups = new Map();
   for (const { reason } of writes) {
-    const { kind = 'constraint', message = 'refused' } = reason ?? {};
+    // Whatever stands behind a refused write of its record was not refused itself.
+    const { kind = '', message = 'They wait behind a parked write of their record, to keep its order.' } = reason ?? {};
     const group = groups.get(`${kind} ${message}`) ?? { kind, message, writes: 0 };
     groups.set(`${kind} ${message}`, { ...group, writes: group.writes + 1 });
   }
@@ -99,7 +100,7 @@ function waiting(state, { writes, next }) {
     h('ul', { class: 'groups' }, largest.map((group) =>
       h('li', { class: 'card group', 'data-key': `${group.kind} ${group.message}` },
         h('p', { class: 'amount' }, h('strong', {}, count(group.writes)), h('span', { class: 'kind' }, group.kind.replace('_', ' '))),
-        h('div', {}, h('p', { class: 'message' }, group.message), h('p', { class: 'muted' }, SUGGESTION[group.kind])),
+        h('div', {}, h('p', { class: 'message' }, group.message), group.kind && h('p', { class: 'muted' }, SUGGESTION[group.kind])),
         h('p', { class: 'buttons' }, h('a', { class: 'button', href: '#/queue?status=parked', 'aria-label': `Show what is parked: ${group.message}` }, 'Show'))))));
 }
 

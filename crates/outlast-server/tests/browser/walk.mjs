@@ -359,8 +359,9 @@ const steps = {
     const count = () => { asked += 1; };
     page.on('request', count);
     await page.evaluate(() => fetch('v1/queue/pause', { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: '{}' }));
-    // Longer than a page that is live is silent.
-    await page.waitForTimeout(3000);
+    // Until the server has taken another sample of itself: that takes longer than a page that is live is silent.
+    const samples = async () => (await (await fetch(new URL('v1/history', page.url()))).json()).at.length;
+    for (const before = await samples(); (await samples()) === before; ) await new Promise((resolve) => setTimeout(resolve, 100));
     page.off('request', count);
     assert.equal(asked, 1, 'a page that is paused asks nothing');
     await see('And they are applied at once.', answers());
