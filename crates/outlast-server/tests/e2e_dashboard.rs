@@ -210,8 +210,10 @@ async fn wronged(directory: &Path) -> OutlastProcess {
     assert_eq!(api.put("/v1/records/people/ann", &json!({})).await.status, 200);
     send_and_leave(&api, Method::POST, "/v1/records/people/ann", &json!({})).await;
     send_and_leave(&api, Method::PUT, "/v1/records/children/bob", &json!({})).await;
-    api.until("one is dead, one parked", |status| {
-        (status.accounting.dead, status.accounting.parked) == (1, 1)
+    // It waits behind that one.
+    send_and_leave(&api, Method::PUT, "/v1/records/children/bob", &json!({})).await;
+    api.until("one is dead, two parked", |status| {
+        (status.accounting.dead, status.accounting.parked) == (1, 2)
     })
     .await;
     assert_eq!(api.post("/v1/queue/pause", &json!({})).await.status, 200);

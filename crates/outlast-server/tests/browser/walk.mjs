@@ -380,13 +380,14 @@ const steps = {
     assert.equal(await page.getByText('All is well').count(), 0);
     await accessible('the first screen with a loss');
     await screen(/^Dead letters/);
-    const parked = page.getByRole('region', { name: '1 write is parked' });
+    const parked = page.getByRole('region', { name: '2 writes are parked' });
     await see(/FOREIGN KEY/, parked);
     await see(/^Correct what it conflicts with/, parked);
+    await see('They wait behind a parked write of their record, to keep its order.', parked);
     await accessible('what is parked');
     await picture('parked');
-    await parked.getByRole('link', { name: /^Show what is parked/ }).click();
-    await see('1 match on this page');
+    await parked.getByRole('link', { name: /^Show what is parked: FOREIGN KEY/ }).click();
+    await see('2 matches on this page');
     await page.goto('about:blank');
   },
 
@@ -424,7 +425,7 @@ const steps = {
     await screen(/^Queue/);
     await see('Running');
     assert.equal(await actions.count(), 0);
-    await page.getByRole('row', { name: /children\/bob/ }).getByRole('link').click();
+    await page.getByRole('row', { name: /children\/bob/ }).first().getByRole('link').click();
     await see('Last refusal');
     assert.equal(await actions.count(), 0);
     await screen(/^Dead letters/);
