@@ -49,7 +49,8 @@ impl<'a> Attempt<'a> {
         for _ in 0..ROUNDS {
             let (claims, applied) = claims(self.batch, &stored);
             let known = self.look().await?;
-            let block = match Block::new(self.target, self.batch, &claims, &known, Mode::Commit) {
+            let prepared = self.connection.prepared();
+            let block = match Block::new(self.target, self.batch, &claims, &known, Mode::Commit, prepared) {
                 Ok(block) => block,
                 Err(Stop::Write(index, refusal)) => {
                     let is_of_tables = matches!(refusal.kind, RefusalKind::Schema | RefusalKind::NotFound);
@@ -88,7 +89,8 @@ impl<'a> Attempt<'a> {
                 self.target.binds_ahead = false;
             } else if source == Source::Keys && fault.code == "23505" {
                 stored = self.read_keys().await?;
-            } else if fault.meaning() == Meaning::Shape && !looked && !is_about_ours(&fault) {
+            } else if !looked && is_of_tables(&fault) {
+                // A column may have another type by now, that takes the value.
                 looked = true;
                 self.forget();
             } else if source == Source::End && fault.code.starts_with("XX") {
@@ -213,7 +215,7 @@ impl<'a> Attempt<'a> {
     async fn advances(&mut self) -> Result<bool, String> {
         let target = self.target;
         let shapes = HashMap::new();
-        let block = Block::new(target, &[], &[], &shapes, Mode::Trial);
+        let block = Block::new(target, &[], &[], &shapes, Mode::Trial, None);
         let Ok(Block { flight, .. }) = block else { return Ok(false) };
         match self.connection.fly(flight, target.limits.deadline).await {
             Ok(Landing::Done(_)) => Ok(true),
@@ -281,7 +283,7 @@ impl<'a> Attempt<'a> {
         known: &Known<'_>,
     ) -> Result<Verdict, ApplyError> {
         let beginning = self.batch.get(..writes).unwrap_or(self.batch);
-        let block = match Block::new(self.target, beginning, claims, known, Mode::Trial) {
+        let block = match Block::new(self.target, beginning, claims, known, Mode::Trial, None) {
             Ok(block) => block,
             Err(Stop::Write(index, reason)) => {
                 let retryable = reason.kind == RefusalKind::Schema;
@@ -353,6 +355,15 @@ fn claims(batch: &[Item], stored: &HashMap<String, (WriteId, String)>) -> (Vec<C
 fn is_refusal(fault: &Fault) -> bool {
     matches!(fault.meaning(), Meaning::Refused { .. } | Meaning::Missing | Meaning::Shape)
         && !is_about_ours(fault)
+}
+
+/// A table may not be as it was when it was looked at.
+fn is_of_tables(fault: &Fault) -> bool {
+    let meaning = fault.meaning();
+    let kind = |kind| matches!(kind, RefusalKind::Schema | RefusalKind::Statement);
+    let is_of_tables =
+        meaning == Meaning::Shape || matches!(meaning, Meaning::Refused { kind: of, .. } if kind(of));
+    is_of_tables && !is_about_ours(fault)
 }
 
 fn is_about_ours(fault: &Fault) -> bool {

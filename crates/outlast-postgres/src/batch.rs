@@ -10,9 +10,10 @@ use outlast::error::{Refusal, RefusalKind};
 use outlast::{Collection, Operation, RecordName, Sequence, WriteId};
 use serde_json::Value;
 
-use crate::flight::Flight;
+use crate::flight::{Flight, Text};
 use crate::limits::Limits;
 use crate::position::ADVANCE;
+use crate::prepared::Prepared;
 use crate::shape::{Column, Shape, Table};
 use crate::sql::{self, Verb};
 use crate::{statement, value};
@@ -99,13 +100,14 @@ pub(crate) enum Mode {
 }
 
 impl<'a> Block<'a> {
-    /// The writes of `items` for which `claims` says so.
+    /// The writes of `items` for which `claims` says so. `prepared`: what the server keeps, where it does.
     pub(crate) fn new(
         target: Target<'_>,
         items: &'a [Item],
         claims: &[Claim],
         shapes: &'a HashMap<&'a Collection, Arc<Shape>>,
         mode: Mode,
+        prepared: Option<&Prepared>,
     ) -> Result<Self, Stop> {
         let mut builder = Builder {
             shapes,
@@ -139,7 +141,7 @@ impl<'a> Block<'a> {
             }
         }
         builder.end_groups();
-        builder.into_block(target, mode)
+        builder.into_block(target, mode, prepared)
     }
 }
 
@@ -148,6 +150,8 @@ struct Part<'a> {
     source: Source,
     /// It can be bound before the position is reached, unless something stands in front of it that cannot.
     ahead: bool,
+    /// It comes again with other batches: the server may keep it.
+    recurs: bool,
     text: Cow<'static, str>,
     /// Text, or NULL.
     parameters: Vec<Option<Cow<'a, str>>>,
@@ -263,7 +267,13 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         let text = "INSERT INTO outlast_keys (key, fingerprint, write_id) \
              SELECT r.k, r.f, r.w FROM jsonb_to_recordset($1::jsonb) AS r (k text, f text, w text)";
         let parameters = vec![Some(Value::from(rows).to_string().into())];
-        self.parts.push(Part { source: Source::Keys, ahead: true, text: text.into(), parameters });
+        self.parts.push(Part {
+            source: Source::Keys,
+            ahead: true,
+            recurs: true,
+            text: text.into(),
+            parameters,
+        });
     }
 
     fn operation(&mut self, write: usize, place: usize, operation: &'a Operation) -> Result<(), Stop> {
@@ -282,7 +292,13 @@ impl<'a, 's: 'a> Builder<'a, 's> {
                 let values = statement::values(&numbered.names, parameters);
                 let parameters = values.into_iter().map(|value| value.map(Cow::Owned)).collect();
                 let source = Source::Operations { alone: Some(at) };
-                self.parts.push(Part { source, ahead: false, text: numbered.text.into(), parameters });
+                self.parts.push(Part {
+                    source,
+                    ahead: false,
+                    recurs: false,
+                    text: numbered.text.into(),
+                    parameters,
+                });
                 Ok(())
             }
         }
@@ -370,7 +386,13 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         self.absent.push(collection);
         let text = "SELECT outlast_expect(CAST(to_regclass($1) IS NOT NULL AS integer), 0)";
         let parameters = vec![Some(format!("\"{collection}\"").into())];
-        self.parts.push(Part { source: Source::Absent, ahead: false, text: text.into(), parameters });
+        self.parts.push(Part {
+            source: Source::Absent,
+            ahead: false,
+            recurs: false,
+            text: text.into(),
+            parameters,
+        });
     }
 
     fn make(&mut self, write: usize, collection: &'a Collection) {
@@ -381,6 +403,7 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         self.parts.push(Part {
             source: Source::Table(write),
             ahead: false,
+            recurs: false,
             text: text.into(),
             parameters: Vec::new(),
         });
@@ -394,20 +417,29 @@ impl<'a, 's: 'a> Builder<'a, 's> {
             let alone = (count == 1).then_some(group.first);
             let rows = group.rows + "]";
             let Kind { verb, collection, columns } = &group.kind;
-            let text = sql::statement(*verb, collection, columns, &group.table, count);
+            let text = sql::statement(*verb, collection, columns, &group.table);
+            let mut parameters = vec![Some(rows.into())];
+            // As many rows as it has to meet.
+            parameters.extend((*verb != Verb::Delete).then(|| Some(count.to_string().into())));
             self.parts.push(Part {
                 source: Source::Operations { alone },
                 ahead: sql::changes(*verb, columns, &group.table),
+                recurs: true,
                 text: text.into(),
-                parameters: vec![Some(rows.into())],
+                parameters,
             });
         }
     }
 
     /// Lays out the flight: the positions stand in front of everything that takes effect.
-    fn into_block(self, target: Target<'_>, mode: Mode) -> Result<Block<'a>, Stop> {
+    fn into_block(
+        self,
+        target: Target<'_>,
+        mode: Mode,
+        prepared: Option<&Prepared>,
+    ) -> Result<Block<'a>, Stop> {
         let mut layout = Layout::default();
-        target.limits.begin_batch(&mut layout.flight).map_err(Stop::TooLarge)?;
+        target.limits.begin_batch(&mut layout.flight, prepared).map_err(Stop::TooLarge)?;
         layout.sources.extend([Source::Begin; 2]);
         // What callers state, and what makes tables, may change what everything behind it means.
         let ahead = if target.binds_ahead && mode == Mode::Commit {
@@ -417,21 +449,23 @@ impl<'a, 's: 'a> Builder<'a, 's> {
         };
         let portal = |index: usize| format!("o{index}");
         for (index, part) in self.parts.iter().enumerate().take(ahead) {
-            layout
-                .add(Source::Ahead, |flight| flight.bind(&portal(index), &part.text, &part.parameters()))?;
+            layout.add(Source::Ahead, |flight| {
+                flight.bind(&portal(index), part.text(prepared), &part.parameters())
+            })?;
         }
+        let advance = Text { text: ADVANCE, prepared };
         for (lane, Position { sequence, generation, owner }) in target.rows {
             let [next, sequence, generation] =
                 [target.next.as_u64(), sequence.0.as_u64(), *generation].map(|number| number.to_string());
             let parameters = [lane.as_str(), &next, &sequence, &generation, owner].map(Some);
-            layout.add(Source::Position, |flight| flight.add(ADVANCE, &parameters))?;
+            layout.add(Source::Position, |flight| flight.add(advance, &parameters))?;
         }
         for (index, part) in self.parts.iter().enumerate() {
             layout.add(part.source, |flight| {
                 if index < ahead {
                     flight.run(&portal(index))
                 } else {
-                    flight.add(&part.text, &part.parameters())
+                    flight.add(part.text(prepared), &part.parameters())
                 }
             })?;
         }
@@ -464,6 +498,10 @@ impl Layout {
 }
 
 impl Part<'_> {
+    fn text<'b>(&'b self, prepared: Option<&'b Prepared>) -> Text<'b> {
+        Text { text: &self.text, prepared: prepared.filter(|_| self.recurs) }
+    }
+
     fn parameters(&self) -> Vec<Option<&str>> {
         self.parameters.iter().map(Option::as_deref).collect()
     }

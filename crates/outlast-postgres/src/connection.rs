@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::address::{Address, Host};
 use crate::flight::{Flight, Landing, Lost};
 use crate::login;
+use crate::prepared::Prepared;
 use crate::wire::Wire;
 
 /// A transaction that failed is rolled back within this time, or its connection is closed.
@@ -43,6 +44,8 @@ pub(crate) struct Connection {
     usable: bool,
     /// The server has said that it takes reads only.
     demoted: bool,
+    /// What the server keeps for us, where the session is ours alone.
+    prepared: Option<Prepared>,
 }
 
 impl Connection {
@@ -84,39 +87,47 @@ impl Connection {
     ) -> Result<Self, ConnectError> {
         let mut wire = Wire::connect(host, address.tls, tcp_user_timeout).await?;
         let end_point = wire.end_point();
-        let parameters = login::begin(&mut wire, address, end_point).await?;
+        let login::Session { parameters, process_id } = login::begin(&mut wire, address, end_point).await?;
         if parameters.get("server_encoding").is_some_and(|encoding| encoding != "UTF8") {
             return Err(ConnectError::Refused(format!(
                 "the database \"{}\" is not encoded in UTF8: it cannot hold every text",
                 address.database
             )));
         }
-        let mut connection = Self { wire, usable: true, demoted: false };
-        if connection.is_read_only(&parameters).await? {
-            return Err(ConnectError::Unavailable("this server takes reads only".to_owned()));
-        }
+        let mut connection = Self { wire, usable: true, demoted: false, prepared: None };
+        connection.ask(process_id).await?;
         Ok(connection)
     }
 
-    /// As servers since version 14 say by themselves; others, and poolers, are asked.
-    async fn is_read_only(&mut self, parameters: &login::Parameters) -> Result<bool, ConnectError> {
-        let said = |name| parameters.get(name).map(|value| value == "on");
-        if let (Some(standby), Some(read_only)) =
-            (said("in_hot_standby"), said("default_transaction_read_only"))
-        {
-            return Ok(standby || read_only);
-        }
-        let question = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
+    /// Asks what matters of the session. A pooler has told a process that is not the one that answers: it has to find
+    /// out by it whom to break off.
+    async fn ask(&mut self, process_id: Option<i32>) -> Result<(), ConnectError> {
+        let question = "SELECT pg_backend_pid(), \
+             pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on'";
         let flight = Flight::of(question, &[]).map_err(ConnectError::Unavailable)?;
         // The caller's limit ends it.
-        match self.fly(flight, Instant::now() + Duration::from_hours(1)).await {
+        let row = match self.fly(flight, Instant::now() + Duration::from_hours(1)).await {
             Ok(Landing::Done(answers)) => {
-                let value = answers.first().and_then(|answer| answer.rows.first()?.first()?.as_deref());
-                Ok(value != Some("f"))
+                answers.into_iter().next().and_then(|answer| answer.rows.into_iter().next())
             }
-            Ok(Landing::Failed(_, fault)) => Err(ConnectError::Unavailable(fault.message)),
-            Err(lost) => Err(ConnectError::Unavailable(lost.into_message())),
+            Ok(Landing::Failed(_, fault)) => return Err(ConnectError::Unavailable(fault.message)),
+            Err(lost) => return Err(ConnectError::Unavailable(lost.into_message())),
+        };
+        let row = row.unwrap_or_default();
+        let said = |at: usize| row.get(at).and_then(Option::as_deref);
+        if said(1) != Some("f") {
+            return Err(ConnectError::Unavailable("this server takes reads only".to_owned()));
         }
+        let answering = said(0).and_then(|number| number.parse().ok());
+        if answering.is_some() && answering == process_id {
+            self.prepared = Some(Prepared::default());
+        }
+        Ok(())
+    }
+
+    /// Where statements are found that the server has read already. `None` where it cannot keep any for us.
+    pub(crate) fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.as_ref()
     }
 
     /// True when nothing is half done and the other side has not hung up meanwhile: a batch sent to a server that is
@@ -173,13 +184,17 @@ impl Connection {
         // From here on until the answer is complete nobody else may use the connection, also when this future is
         // dropped in the middle.
         self.usable = false;
-        let (bytes, end, mut heard) = flight.into_bytes();
+        let obsolete = self.prepared.as_ref().map_or(&[][..], Prepared::obsolete);
+        let (bytes, end, mut heard) = flight.into_bytes(obsolete).map_err(Lost::NotSent)?;
         let sent = AtomicUsize::new(0);
         let answered = timeout_at(deadline, self.wire.exchange(&bytes, &sent, &mut heard)).await;
         let sent = sent.into_inner();
         let lost = match answered {
             Ok(Ok(status)) => {
                 self.usable = true;
+                if let Some(prepared) = &mut self.prepared {
+                    heard.note_kept(prepared);
+                }
                 return Ok((heard.landing(), status != b'I'));
             }
             Ok(Err(reason)) => format!("the connection was lost: {reason}"),

@@ -3,8 +3,8 @@
 //! All of them stand before *one* Sync message: after the first error the server skips everything up to it. So a batch
 //! can begin with `BEGIN` and end with `COMMIT` in one flight, and nothing of it takes effect after an error.
 //!
-//! Statements are unnamed and their parameters are text. So there is nothing on the server that could be missing on
-//! another connection of a pooler, or have grown stale.
+//! Parameters are text. Statements are unnamed, so that there is nothing on the server that could be missing in another
+//! session of a pooler; where the session is ours alone, those that come again and again are [`Prepared`].
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
@@ -13,6 +13,7 @@ use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 
 use crate::fault::Fault;
+use crate::prepared::{self, Prepared};
 
 /// Largest flight in bytes. The server takes up to 1 GiB in one message.
 pub(crate) const FLIGHT_BYTES_MAX: usize = 256 << 20;
@@ -36,6 +37,24 @@ pub(crate) enum Step {
 pub(crate) struct Flight {
     bytes: BytesMut,
     steps: Vec<Step>,
+    /// For each statement that is to be read whether it is kept.
+    reads: Vec<bool>,
+    /// Those to be kept that are new.
+    new: Vec<String>,
+}
+
+/// A statement's text, and where those are that the server has read already: there it is looked for, and it is kept.
+/// Without that it is read for this once.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) prepared: Option<&'a Prepared>,
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self { text, prepared: None }
+    }
 }
 
 impl Flight {
@@ -43,8 +62,12 @@ impl Flight {
     ///
     /// # Errors
     /// When a text has a NUL byte, there are too many parameters or too many bytes: in words.
-    pub(crate) fn add(&mut self, statement: &str, parameters: &[Option<&str>]) -> Result<(), String> {
-        self.prepare("", statement, parameters)?;
+    pub(crate) fn add<'a>(
+        &mut self,
+        statement: impl Into<Text<'a>>,
+        parameters: &[Option<&str>],
+    ) -> Result<(), String> {
+        self.prepare("", statement.into(), parameters)?;
         self.execute("")?;
         self.done(Step::Statement)
     }
@@ -59,7 +82,7 @@ impl Flight {
     pub(crate) fn bind(
         &mut self,
         name: &str,
-        statement: &str,
+        statement: Text<'_>,
         parameters: &[Option<&str>],
     ) -> Result<(), String> {
         self.prepare(name, statement, parameters)?;
@@ -75,9 +98,33 @@ impl Flight {
         self.done(Step::Run)
     }
 
-    fn prepare(&mut self, portal: &str, statement: &str, parameters: &[Option<&str>]) -> Result<(), String> {
-        frontend::parse("", statement, std::iter::empty(), &mut self.bytes)
-            .map_err(|error| error.to_string())?;
+    /// The name of the statement for the server, who is told its text if it does not have it.
+    fn read(&mut self, Text { text, prepared }: Text<'_>) -> Result<String, String> {
+        let (name, is_there) = match prepared {
+            None => (String::new(), false),
+            Some(prepared) => {
+                let before = self.new.iter().position(|new| new == text);
+                let there = prepared.number_of(text).or(before.map(|nth| prepared.new_number(nth)));
+                let number = there.unwrap_or_else(|| prepared.new_number(self.new.len()));
+                (prepared::name(number), there.is_some())
+            }
+        };
+        if !is_there {
+            frontend::parse(&name, text, std::iter::empty(), &mut self.bytes)
+                .map_err(|error| error.to_string())?;
+            self.reads.push(prepared.is_some());
+            self.new.extend(prepared.map(|_| text.to_owned()));
+        }
+        Ok(name)
+    }
+
+    fn prepare(
+        &mut self,
+        portal: &str,
+        statement: Text<'_>,
+        parameters: &[Option<&str>],
+    ) -> Result<(), String> {
+        let name = self.read(statement)?;
         let write = |value: Option<&str>, buffer: &mut BytesMut| match value {
             None => Ok(IsNull::Yes),
             Some(text) => {
@@ -85,7 +132,7 @@ impl Flight {
                 Ok(IsNull::No)
             }
         };
-        frontend::bind(portal, "", [], parameters.iter().copied(), write, [], &mut self.bytes).map_err(
+        frontend::bind(portal, &name, [], parameters.iter().copied(), write, [], &mut self.bytes).map_err(
             |error| match error {
                 frontend::BindError::Conversion(error) => error.to_string(),
                 frontend::BindError::Serialization(error) => error.to_string(),
@@ -116,11 +163,19 @@ impl Flight {
     }
 
     /// The bytes to send, closed with the Sync, how many of them must have left for the last statement to run, and what
-    /// is to be heard of them.
-    pub(crate) fn into_bytes(mut self) -> (BytesMut, usize, Heard) {
+    /// is to be heard of them. The server is told what it need not keep any longer.
+    ///
+    /// # Errors
+    /// Never: a number has no NUL byte.
+    pub(crate) fn into_bytes(mut self, obsolete: &[u64]) -> Result<(BytesMut, usize, Heard), String> {
         let end = self.bytes.len();
+        for number in obsolete {
+            frontend::close(b'S', &prepared::name(*number), &mut self.bytes)
+                .map_err(|error| error.to_string())?;
+        }
         frontend::sync(&mut self.bytes);
-        (self.bytes, end, Heard { steps: self.steps, ..Heard::default() })
+        let heard = Heard { steps: self.steps, reads: self.reads, new: self.new, ..Heard::default() };
+        Ok((self.bytes, end, heard))
     }
 }
 
@@ -167,6 +222,10 @@ impl Lost {
 #[derive(Default)]
 pub(crate) struct Heard {
     steps: Vec<Step>,
+    reads: Vec<bool>,
+    new: Vec<String>,
+    read: usize,
+    forgotten: usize,
     bound: usize,
     answers: Vec<Answer>,
     answer: Answer,
@@ -199,8 +258,9 @@ impl Heard {
             }
             Message::ReadyForQuery(body) => return Ok(Some(body.status())),
             Message::BindComplete => self.bound += 1,
-            Message::ParseComplete
-            | Message::NoData
+            Message::ParseComplete => self.read += 1,
+            Message::CloseComplete => self.forgotten += 1,
+            Message::NoData
             | Message::NoticeResponse(_)
             | Message::NotificationResponse(_)
             | Message::ParameterStatus(_) => {}
@@ -223,6 +283,12 @@ impl Heard {
     /// Whether the last statement was answered.
     fn is_complete(&self) -> bool {
         self.next_step() == self.steps.len()
+    }
+
+    /// Takes note of what the server keeps from now on, and what not any more.
+    pub(crate) fn note_kept(&mut self, prepared: &mut Prepared) {
+        let read = self.reads.iter().take(self.read).filter(|kept| **kept).count();
+        prepared.flown(std::mem::take(&mut self.new), read, self.forgotten);
     }
 
     /// When the server is ready for more.
@@ -273,7 +339,7 @@ mod tests {
         let mut flight = Flight::default();
         flight.add("SELECT $1", &[Some("x")]).unwrap();
         flight.add("COMMIT", &[]).unwrap();
-        let (bytes, end, _) = flight.into_bytes();
+        let (bytes, end, _) = flight.into_bytes(&[]).unwrap();
         assert_eq!(&bytes[end..], [b'S', 0, 0, 0, 4]);
         let sync = [b'S', 0, 0, 0, 4];
         assert_eq!(bytes.windows(5).filter(|window| *window == sync).count(), 1);

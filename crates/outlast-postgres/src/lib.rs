@@ -12,8 +12,9 @@
 //! 3. **The outcome is known or said to be unknown.** The answers are counted: an error before that of the commit means
 //!    that nothing was committed; a request whose end did not leave this machine cannot have been; a connection that is
 //!    lost in between is *unknown*, and the position tells later.
-//! 4. **Nothing lasts in a session.** Statements are unnamed, their parameters texts, their settings local to the
-//!    transaction: a pooler such as PgBouncer in transaction mode may stand between, and no plan can grow stale.
+//! 4. **Nothing is relied upon to last in a session.** Settings are local to the transaction. Where the session is ours
+//!    alone the server keeps the statements that come again, which it reads and plans anew by itself when a table has
+//!    changed; where a pooler such as PgBouncer in transaction mode stands between, they are unnamed.
 //! 5. **Committed means on disk**, also where `synchronous_commit` is off in the database.
 //! 6. **A refusal names its write** at no cost to batches that pass: only when a batch is refused it is run again, one
 //!    statement for each operation, in a transaction that is rolled back. (A function that does something outside of the
@@ -58,6 +59,7 @@ mod limits;
 mod login;
 mod pool;
 mod position;
+mod prepared;
 mod shape;
 mod sql;
 mod statement;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::flight::Flight;
+use crate::flight::{Flight, Text};
+use crate::prepared::Prepared;
 
 /// The part of the time left after which the server breaks a statement off: the rest is for its answer.
 const OWN_SHARE: f64 = 0.8;
@@ -42,18 +43,18 @@ impl Limits {
     /// # Errors
     /// As [`Flight::add`].
     pub(crate) fn begin(&self, flight: &mut Flight) -> Result<(), String> {
-        self.begin_with(flight, concat!("SELECT ", settings!()))
+        self.begin_with(flight, concat!("SELECT ", settings!()).into())
     }
 
     /// The same by a function of our own, which costs less: where that is known to be there.
     ///
     /// # Errors
     /// As [`Flight::add`].
-    pub(crate) fn begin_batch(&self, flight: &mut Flight) -> Result<(), String> {
-        self.begin_with(flight, "SELECT outlast_limits($1, $2, $3)")
+    pub(crate) fn begin_batch(&self, flight: &mut Flight, prepared: Option<&Prepared>) -> Result<(), String> {
+        self.begin_with(flight, Text { text: "SELECT outlast_limits($1, $2, $3)", prepared })
     }
 
-    fn begin_with(&self, flight: &mut Flight, settings: &str) -> Result<(), String> {
+    fn begin_with(&self, flight: &mut Flight, settings: Text<'_>) -> Result<(), String> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let share = left.mul_f64(OWN_SHARE);
         // The longest that a statement, a wait for a lock and a pause between two statements may take.

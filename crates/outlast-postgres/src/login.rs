@@ -22,12 +22,21 @@ const ROUNDS_MAX: u32 = 1_000_000;
 /// What a server says about itself (`server_version`, `in_hot_standby`, ...).
 pub(crate) type Parameters = HashMap<String, String>;
 
+/// What is known of a session that has begun.
+#[derive(Default)]
+pub(crate) struct Session {
+    /// What the server says about itself.
+    pub(crate) parameters: Parameters,
+    /// Which of the server's processes is said to serve it.
+    pub(crate) process_id: Option<i32>,
+}
+
 /// Begins a session. `end_point` binds the login to the TLS connection that it goes through.
 pub(crate) async fn begin(
     wire: &mut Wire,
     address: &Address,
     end_point: Option<Vec<u8>>,
-) -> Result<Parameters, ConnectError> {
+) -> Result<Session, ConnectError> {
     let mut startup = BytesMut::new();
     // Only what a pooler lets through as well.
     let settings = [
@@ -155,17 +164,17 @@ impl Login<'_> {
     }
 
     /// What the server says about itself, until it is ready.
-    async fn hear(&mut self) -> Result<Parameters, ConnectError> {
-        let mut parameters = Parameters::new();
+    async fn hear(&mut self) -> Result<Session, ConnectError> {
+        let mut session = Session::default();
         loop {
             match self.next().await? {
                 Message::ParameterStatus(body) => {
                     let (name, value) =
                         (body.name().map_err(unavailable)?, body.value().map_err(unavailable)?);
-                    parameters.insert(name.to_owned(), value.to_owned());
+                    session.parameters.insert(name.to_owned(), value.to_owned());
                 }
-                Message::BackendKeyData(_) => {}
-                Message::ReadyForQuery(_) => return Ok(parameters),
+                Message::BackendKeyData(body) => session.process_id = Some(body.process_id()),
+                Message::ReadyForQuery(_) => return Ok(session),
                 _ => return Err(unsupported("something that is no part of a login")),
             }
         }

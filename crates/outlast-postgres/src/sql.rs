@@ -20,14 +20,10 @@ pub(crate) enum Verb {
     Delete,
 }
 
-/// The statement that does `count` operations of one kind, with their rows in `$1`, whose values are for `columns`. It fails when it met fewer rows than it had to.
-pub(crate) fn statement(
-    verb: Verb,
-    collection: &Collection,
-    columns: &[&Column],
-    table: &Table,
-    count: usize,
-) -> String {
+/// The statement that does operations of one kind, with their rows in `$1`, whose values are for `columns`. All but a
+/// delete have to meet as many rows as `$2` says, and fail when they did not. So the text is the same for any number of
+/// them.
+pub(crate) fn statement(verb: Verb, collection: &Collection, columns: &[&Column], table: &Table) -> String {
     let name = format!("\"{collection}\"");
     // In a table of documents the one value is the document.
     let given: Vec<&Column> = if table.document { table.columns.iter().collect() } else { columns.to_vec() };
@@ -90,7 +86,7 @@ pub(crate) fn statement(
             return format!("WITH {rows} DELETE FROM {name} AS t USING r WHERE {}", spelled.join(" AND "));
         }
     };
-    format!("WITH {rows}, done AS ({done}) SELECT outlast_expect((SELECT count(*) FROM done), {count})")
+    format!("WITH {rows}, done AS ({done}) SELECT outlast_expect((SELECT count(*) FROM done), $2::bigint)")
 }
 
 /// Whether the statement changes rows. One that only looks for them looks when it is bound.

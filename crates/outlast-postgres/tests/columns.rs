@@ -307,6 +307,27 @@ async fn a_table_that_changes_is_looked_at_again() {
 
 /// A migration that makes a table anew must find its name free.
 #[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_was_widened_takes_at_once_what_it_did_not_take_before() {
+    let db = Fixture::new().await;
+    db.query("CREATE TABLE t (id text PRIMARY KEY, n integer, s varchar(3), p numeric(4,1) NOT NULL)");
+    for (id, widening, json) in [
+        ("a", "ALTER COLUMN n TYPE bigint", r#"{"n":3000000000,"p":1.5}"#),
+        ("b", "ALTER COLUMN s TYPE text", r#"{"s":"long","p":1.5}"#),
+        ("d", "ALTER COLUMN n TYPE text", r#"{"n":"text","p":1.5}"#),
+        ("e", "ALTER COLUMN p DROP NOT NULL", r#"{"n":"text"}"#),
+        ("c", "ALTER COLUMN p TYPE numeric(9,4)", r#"{"p":1.2345}"#),
+    ] {
+        db.refused(vec![put("t", id, json)]).await;
+        db.query(&format!("ALTER TABLE t {widening}"));
+        db.apply(vec![put("t", id, json)]).await.unwrap();
+        let read = db.get("t", id).await.unwrap();
+        for (name, value) in serde_json::from_str::<serde_json::Map<_, _>>(json).unwrap() {
+            assert_eq!(read[&name], value, "{id}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_outlast_would_make_otherwise_is_waited_for_when_it_is_dropped() {
     let db = Fixture::new().await;
     for columns in [

@@ -22,13 +22,14 @@ async fn batches_reads_and_refusals_work_whichever_session_they_meet() {
         || Postgres::from_url(&url(&pooler.authority(), &db.name), PostgresOptions::default()).unwrap();
     let clients = [through(), through(), through()];
     db.query(
-        "CREATE TABLE t (id text PRIMARY KEY, n integer); CREATE TABLE sessions (pid integer); \
+        "CREATE TABLE t (id text PRIMARY KEY, n integer); CREATE TABLE sessions (pid integer, kept bigint); \
          CREATE TABLE documents (id text PRIMARY KEY, data jsonb)",
     );
     // Two at a time, so that both sessions of the pooler are used, and by both.
     tokio::join!(rounds(&db, &clients, 0), rounds(&db, &clients, 1));
     assert_eq!(db.query("SELECT count(*) FROM t"), "60");
     assert_eq!(db.query("SELECT count(DISTINCT pid) FROM sessions"), "2", "both sessions were used");
+    assert_eq!(db.query("SELECT max(kept) FROM sessions"), "0", "nothing is left in a session");
     let left = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE '%in transaction%'";
     assert_eq!(db.query(left), "0", "no transaction is left open");
 }
@@ -49,7 +50,10 @@ async fn rounds(db: &Fixture, clients: &[Postgres], number: u16) {
                 create("t", &id, "{}"),
                 patch("t", &id, &format!("{{\"n\":{round}}}")),
                 put("documents", &id, "{\"n\":1}"),
-                statement("INSERT INTO sessions SELECT pg_backend_pid()", "{}"),
+                statement(
+                    "INSERT INTO sessions SELECT pg_backend_pid(), (SELECT count(*) FROM pg_prepared_statements)",
+                    "{}",
+                ),
             ]
         };
         let next = after(&position, 10);
