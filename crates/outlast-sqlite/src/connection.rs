@@ -21,6 +21,9 @@ const OPERATIONS_BETWEEN_LOOKS: i32 = 2_000;
 /// Statements kept prepared by a connection: about five for each collection in use.
 const PREPARED_STATEMENTS: usize = 256;
 
+/// Pages in the log after which SQLite copies them into the database file: 16 MiB.
+const CHECKPOINT_PAGES: u32 = 4_000;
+
 /// Outlast's own tables. `outlast_probe` holds one row that every probe writes.
 const OWN_TABLES: &str = "
     CREATE TABLE IF NOT EXISTS outlast_position (
@@ -405,6 +408,8 @@ fn prepare_writer(connection: &Connection) -> Result<(), Failure> {
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA foreign_keys = ON")?;
     // After a large batch the log shrinks again.
     connection.execute_batch("PRAGMA journal_size_limit = 67108864")?;
+    // A checkpoint costs two syncs, and pages that many batches change are copied once for all of them.
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.execute_batch("BEGIN IMMEDIATE")?;
     connection.execute_batch(OWN_TABLES)?;
     connection.execute_batch("COMMIT")?;

@@ -86,6 +86,7 @@ impl Bench<'_> {
         let items = items?;
         self.runtime.block_on(async {
             let mut by_hand = ByHand::begin(self.place.database(name).await?).await?;
+            write_out();
             let started = Instant::now();
             for batch in items.chunks(BATCH) {
                 by_hand.apply(batch).await?;
@@ -103,6 +104,7 @@ impl Bench<'_> {
     pub(super) fn drain(&self, name: &str, lanes: u32) -> Result<Sample> {
         let queue = self.directory.join(name);
         fill(&queue, self.backlog, &self.workload)?;
+        write_out();
         let sample = self.runtime.block_on(async {
             let options =
                 Options { max_writes: u64::MAX, max_bytes: u64::MAX, lanes, ..Options::new(&queue) };
@@ -117,6 +119,12 @@ impl Bench<'_> {
         std::fs::remove_dir_all(&queue)?;
         sample
     }
+}
+
+/// Has the system write out what was written before the measuring: a sync of a database would otherwise wait for the
+/// files of others.
+pub(super) fn write_out() {
+    rustix::fs::sync();
 }
 
 /// Makes a queue in which so many writes wait, as an instance would have left it in an outage.
