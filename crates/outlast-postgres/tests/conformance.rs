@@ -7,10 +7,10 @@ mod common;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use common::statement;
-use outlast::{RecordName, Write};
+use common::{put, statement};
+use outlast::{RecordName, RefusalKind, Write};
 use outlast_postgres::{Postgres, PostgresOptions};
-use outlast_testkit::conformance::{Fresh, Harness};
+use outlast_testkit::conformance::{Fresh, Guarded, Harness};
 use outlast_testkit::postgres;
 use outlast_testkit::proxy::Proxy;
 use serde_json::json;
@@ -54,6 +54,57 @@ impl Harness for Server {
     fn nonsense(&self) -> Write {
         // What begins with a word of no statement is refused at the door.
         statement("SELECT FROM WHERE =", "{}")
+    }
+
+    fn guarded(&self) -> Vec<Guarded> {
+        let guarded = |ground: &[&str], write, kind, retryable| Guarded {
+            ground: ground.iter().map(|text| statement(text, "{}")).collect(),
+            write,
+            kind,
+            retryable,
+        };
+        let users = "CREATE TABLE users (id text PRIMARY KEY, data jsonb NOT NULL)";
+        let parents = "CREATE TABLE parents (id text PRIMARY KEY)";
+        vec![
+            guarded(
+                &[
+                    users,
+                    "CREATE UNIQUE INDEX email ON users ((data->>'email'))",
+                    "INSERT INTO users VALUES ('1', '{\"email\":\"x\"}')",
+                ],
+                put("users", "2", "{\"email\":\"x\"}"),
+                RefusalKind::Constraint,
+                false,
+            ),
+            guarded(
+                &[parents, "CREATE TABLE children (id text PRIMARY KEY, parent text REFERENCES parents)"],
+                put("children", "1", "{\"parent\":\"nobody\"}"),
+                RefusalKind::Constraint,
+                true,
+            ),
+            guarded(
+                &[
+                    parents,
+                    "CREATE TABLE late (id text PRIMARY KEY, \
+                    parent text REFERENCES parents DEFERRABLE INITIALLY DEFERRED)",
+                ],
+                put("late", "1", "{\"parent\":\"nobody\"}"),
+                RefusalKind::Constraint,
+                true,
+            ),
+            guarded(
+                &["CREATE TABLE narrow (id text PRIMARY KEY, n integer)"],
+                put("narrow", "1", "{\"n\":\"text\"}"),
+                RefusalKind::Schema,
+                false,
+            ),
+            guarded(
+                &["CREATE TABLE needy (id text PRIMARY KEY, n integer NOT NULL)"],
+                put("needy", "1", "{}"),
+                RefusalKind::Schema,
+                false,
+            ),
+        ]
     }
 
     fn trespass(&self) -> Write {

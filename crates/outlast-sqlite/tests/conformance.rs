@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use outlast::{RecordName, Write};
+use outlast::{Document, RecordName, RefusalKind, Write};
 use outlast_sqlite::{Sqlite, SqliteOptions};
-use outlast_testkit::conformance::{Fresh, Harness};
+use outlast_testkit::conformance::{Fresh, Guarded, Harness};
 use serde_json::{Map, Value, json};
 
 struct Files;
@@ -17,6 +17,10 @@ fn parameters(value: Value) -> Map<String, Value> {
         Value::Object(map) => map,
         _ => Map::new(),
     }
+}
+
+fn statement(text: &str) -> Write {
+    Write::statement(text, Map::new(), Vec::new())
 }
 
 #[async_trait]
@@ -48,8 +52,48 @@ impl Harness for Files {
         )
     }
 
+    fn guarded(&self) -> Vec<Guarded> {
+        let table = |name: &str, more: &str| {
+            statement(&format!(
+                "CREATE TABLE {name} (id TEXT NOT NULL PRIMARY KEY, data TEXT NOT NULL{more})"
+            ))
+        };
+        let put = |collection: &str, id: &str, data: &str| {
+            Write::put(collection.parse().unwrap(), id.parse().unwrap(), Document::parse(data).unwrap())
+        };
+        let parent = ", parent AS (json_extract(data, '$.parent')) STORED REFERENCES parents";
+        let guarded = |ground, write, kind, retryable| Guarded { ground, write, kind, retryable };
+        vec![
+            guarded(
+                vec![
+                    table("users", ""),
+                    statement("CREATE UNIQUE INDEX email ON users (json_extract(data, '$.email'))"),
+                    put("users", "1", "{\"email\":\"x\"}"),
+                ],
+                put("users", "2", "{\"email\":\"x\"}"),
+                RefusalKind::Constraint,
+                false,
+            ),
+            guarded(
+                vec![table("parents", ""), table("children", parent)],
+                put("children", "1", "{\"parent\":\"nobody\"}"),
+                RefusalKind::Constraint,
+                true,
+            ),
+            guarded(
+                vec![statement(
+                    "CREATE TABLE narrow (id TEXT NOT NULL PRIMARY KEY, data TEXT NOT NULL, \
+                     n INTEGER AS (json_extract(data, '$.n')) STORED) STRICT",
+                )],
+                put("narrow", "1", "{\"n\":\"text\"}"),
+                RefusalKind::Schema,
+                false,
+            ),
+        ]
+    }
+
     fn trespass(&self) -> Write {
-        Write::statement("UPDATE outlast_position SET sequence = 0", Map::new(), Vec::new())
+        statement("UPDATE outlast_position SET sequence = 0")
     }
 }
 

@@ -65,6 +65,10 @@ pub trait Harness: Send + Sync {
     /// A statement that would change Outlast's own table of positions.
     fn trespass(&self) -> Write;
 
+    /// Refusals for which the database needs a schema: each class that it has, [`RefusalKind::Constraint`], also one that
+    /// may pass later, and [`RefusalKind::Schema`] at least.
+    fn guarded(&self) -> Vec<Guarded>;
+
     /// Whether a record that one transaction changes twice keeps the second change for good. Without that an adapter
     /// refuses such a write.
     fn keeps_second_changes(&self) -> bool {
@@ -76,6 +80,19 @@ pub trait Harness: Send + Sync {
     fn isolates(&self) -> bool {
         true
     }
+}
+
+/// A write that the database refuses.
+#[derive(Debug)]
+pub struct Guarded {
+    /// What has to stand there, each in a transaction of its own.
+    pub ground: Vec<Write>,
+    /// What is refused then.
+    pub write: Write,
+    /// Why.
+    pub kind: RefusalKind,
+    /// It may pass later.
+    pub retryable: bool,
 }
 
 /// False, with a line that says so, where a rule cannot hold.
@@ -112,6 +129,7 @@ macro_rules! conformance {
             batches: a_batch_takes_effect_in_order,
             batches: an_empty_batch_moves_the_sequence,
             batches: a_batch_of_500_and_one_of_5000_writes_take_effect,
+            batches: a_batch_of_as_many_bytes_as_are_sent_at_once_takes_effect,
             batches: several_writes_to_one_record_take_effect_in_order,
             batches: writes_of_every_kind_mix_in_one_batch,
             batches: an_increment_counts_each_write_once,
@@ -119,6 +137,7 @@ macro_rules! conformance {
             refusals: a_refused_create_is_told_with_its_index_and_nothing_is_applied,
             refusals: a_refused_patch_is_told_with_its_index_and_nothing_is_applied,
             refusals: a_wrong_statement_is_told_with_its_index_and_nothing_is_applied,
+            refusals: each_class_of_refusal_is_told_with_its_index_and_nothing_is_applied,
             refusals: a_statement_cannot_reach_the_positions,
             refusals: operations_of_one_write_take_effect_together_or_not_at_all,
             refusals: operations_of_one_write_may_change_a_record_one_after_the_other,
@@ -215,6 +234,15 @@ impl World {
 
     /// Applies a batch that must be refused without any effect on the position.
     pub(crate) async fn refused(&mut self, writes: impl IntoIterator<Item = Write>) -> (usize, Refusal) {
+        let (index, refusal, _) = self.refused_for_now(writes).await;
+        (index, refusal)
+    }
+
+    /// The same, and whether it may pass later.
+    pub(crate) async fn refused_for_now(
+        &mut self,
+        writes: impl IntoIterator<Item = Write>,
+    ) -> (usize, Refusal, bool) {
         let items: Vec<Item> = writes.into_iter().map(|write| self.item(write)).collect();
         let result = self.try_apply(&items).await;
         assert_eq!(
@@ -223,9 +251,9 @@ impl World {
             "a refused batch moves nothing"
         );
         match result {
-            Err(ApplyError::Rejected { index, reason, .. }) => {
+            Err(ApplyError::Rejected { index, reason, retryable }) => {
                 assert!(!reason.message.trim().is_empty(), "a refusal has words");
-                (index, reason)
+                (index, reason, retryable)
             }
             other => panic!("the batch should be refused: {other:?}"),
         }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use outlast::database::{Applied, ApplyError, Database, Item, LaneId, Position};
-use outlast::{Collection, Document, RecordName, Sequence, Write, WriteId};
+use outlast::{Collection, Document, RecordName, RefusalKind, Sequence, Write, WriteId};
 use outlast_surrealdb::{SurrealDb, SurrealOptions};
-use outlast_testkit::conformance::{Fresh, Harness};
+use outlast_testkit::conformance::{Fresh, Guarded, Harness};
 use outlast_testkit::proxy::Proxy;
 use outlast_testkit::surreal::{self, SurrealServer};
 use serde_json::{Value, json};
@@ -185,6 +185,43 @@ impl<P: Place> Harness for Rules<P> {
 
     fn keeps_second_changes(&self) -> bool {
         self.0.is_sound()
+    }
+
+    fn guarded(&self) -> Vec<Guarded> {
+        let guarded = |ground: &[&str], write, kind, retryable| Guarded {
+            ground: ground.iter().map(|text| statement(text, "{}")).collect(),
+            write,
+            kind,
+            retryable,
+        };
+        let exists = format!(
+            "DEFINE FIELD parent ON children ASSERT record::exists({}('parents', $value))",
+            self.0.record()
+        );
+        vec![
+            guarded(
+                &[
+                    "DEFINE TABLE users SCHEMALESS",
+                    "DEFINE INDEX email ON users FIELDS email UNIQUE",
+                    "CREATE users:1 SET email = 'x'",
+                ],
+                put("users", "2", "{\"email\":\"x\"}"),
+                RefusalKind::Constraint,
+                false,
+            ),
+            guarded(
+                &["DEFINE TABLE children SCHEMALESS", &exists],
+                put("children", "1", "{\"parent\":\"nobody\"}"),
+                RefusalKind::Constraint,
+                true,
+            ),
+            guarded(
+                &["DEFINE TABLE narrow SCHEMAFULL", "DEFINE FIELD n ON narrow TYPE int"],
+                put("narrow", "1", "{\"n\":\"text\"}"),
+                RefusalKind::Schema,
+                false,
+            ),
+        ]
     }
 
     fn trespass(&self) -> Write {

@@ -1,6 +1,6 @@
 //! Batches: order, size, and all or nothing as readers see it.
 
-use outlast::Write;
+use outlast::{Options, Write};
 use serde_json::Value;
 
 use super::{Harness, World, assert_same, create, delete, json, patch, put, record};
@@ -40,6 +40,29 @@ pub async fn a_batch_of_500_and_one_of_5000_writes_take_effect(harness: &dyn Har
         for (n, (id, data)) in all.iter().enumerate() {
             assert_eq!(*id, format!("{n:05}"));
             assert_same(Some(data), &json(&format!("{{\"n\":{n},\"text\":\"a little text\"}}")));
+        }
+    }
+    assert_eq!(world.stored_position().await.as_ref(), Some(&world.position));
+}
+
+/// As the library sends them by default: one write of the largest size, several of them, and so many small ones, all in
+/// characters that take more bytes on the way than here.
+pub async fn a_batch_of_as_many_bytes_as_are_sent_at_once_takes_effect(harness: &dyn Harness) {
+    let options = Options::new("nowhere");
+    let largest = usize::try_from(options.write_bytes_max).unwrap() - 1024;
+    let mut world = World::new(harness).await;
+    for (round, bytes) in [largest, largest / 8, 8_000].into_iter().enumerate() {
+        let count = (options.batch_bytes_max / bytes + 1).min(world.database.batch_writes_max());
+        // Seven characters, which take 18 bytes.
+        let text: String = "\u{1}\"\\/\u{7f}ä\u{10ffff}".chars().cycle().take(bytes * 7 / 18 - 32).collect();
+        let document = serde_json::json!({ "round": round, "text": text });
+        let collection = format!("of_{bytes}");
+        let writes = (0..count).map(|n| create(&collection, &format!("{n:04}"), &document.to_string()));
+        world.apply(writes).await;
+        let stored = world.all(&collection).await;
+        assert_eq!(stored.len(), count);
+        for data in stored.values() {
+            assert_same(Some(data), document.as_object().unwrap());
         }
     }
     assert_eq!(world.stored_position().await.as_ref(), Some(&world.position));

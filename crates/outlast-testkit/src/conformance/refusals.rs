@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outlast::{RefusalKind, Write};
 
-use super::{Harness, World, assert_refused, assert_same, create, delete, json, patch, put, record};
+use super::{Guarded, Harness, World, assert_refused, assert_same, create, delete, json, patch, put, record};
 
 /// Puts `bad` in the middle of good writes, and checks that none of those took effect.
 async fn refused_alone(world: &mut World, bad: Write, kind: RefusalKind) {
@@ -58,6 +58,30 @@ pub async fn a_refused_patch_is_told_with_its_index_and_nothing_is_applied(harne
 pub async fn a_wrong_statement_is_told_with_its_index_and_nothing_is_applied(harness: &dyn Harness) {
     let mut world = with_old_records(harness).await;
     refused_alone(&mut world, harness.nonsense(), RefusalKind::Statement).await;
+}
+
+pub async fn each_class_of_refusal_is_told_with_its_index_and_nothing_is_applied(harness: &dyn Harness) {
+    let all = harness.guarded();
+    for (kind, retryable) in
+        [(RefusalKind::Constraint, false), (RefusalKind::Constraint, true), (RefusalKind::Schema, false)]
+    {
+        let is_there = |guarded: &Guarded| (guarded.kind, guarded.retryable) == (kind, retryable);
+        assert!(all.iter().any(is_there), "the harness has no refusal of this class: {kind:?} {retryable}");
+    }
+    for Guarded { ground, write, kind, retryable } in all {
+        let mut world = with_old_records(harness).await;
+        for step in ground {
+            world.apply([step]).await;
+        }
+        refused_alone(&mut world, write.clone(), kind).await;
+        let (_, reason, may_pass) = world.refused_for_now([put("a", "x", "{}"), write.clone()]).await;
+        assert_eq!(may_pass, retryable, "{reason:?}");
+        for record in write.records() {
+            assert_eq!(world.get(record.collection.as_str(), record.id.as_str()).await, None);
+        }
+        // And what stands there still takes others.
+        world.apply([put("a", "x", "{}")]).await;
+    }
 }
 
 pub async fn a_statement_cannot_reach_the_positions(harness: &dyn Harness) {
