@@ -120,12 +120,12 @@ fn backlog(settings: &Settings, kind: Kind, section: &mut Section) -> Result<()>
             Ok(Sample::of_total(rows.len(), started.elapsed()))
         })
     };
-    let fastest = || -> Result<Sample> {
+    let at_once = |way| -> Result<Sample> {
         let rows = rows();
         drain::write_out();
         runtime.block_on(async {
             let started = Instant::now();
-            plain.fastest(&rows).await?;
+            plain.at_once(way, &rows).await?;
             Ok(Sample::of_total(rows.len(), started.elapsed()))
         })
     };
@@ -151,8 +151,9 @@ fn backlog(settings: &Settings, kind: Kind, section: &mut Section) -> Result<()>
             bench.drain(&format!("drain_over_{lanes}_{round}"), lanes)
         }));
     }
-    if let Some(name) = plain.describe_fastest() {
-        contenders.push(Contender::new(format!("the client: {name}"), |_| fastest()));
+    for &way in plain.ways_at_once() {
+        let at_once = &at_once;
+        contenders.push(Contender::new(format!("the client: {}", way.describe()), move |_| at_once(way)));
     }
     let series = interleave(contenders, settings.rounds, settings.time)?;
     section.tables.push(Table::compare(format!("{}: a backlog", place.title()), &series, 0, Compare::Rate));

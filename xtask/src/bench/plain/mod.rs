@@ -11,6 +11,7 @@ use outlast::{Document, RecordId};
 use self::postgres::PlainPostgres;
 use self::sqlite::PlainSqlite;
 use self::surrealdb::PlainSurreal;
+use super::drain::BATCH;
 use super::place::Place;
 use crate::Result;
 
@@ -70,20 +71,41 @@ impl Plain {
         }
     }
 
-    /// All of these rows in the fastest way that the client knows, without a position.
-    pub(crate) async fn fastest(&self, rows: &[Row]) -> Result<()> {
-        match self {
-            Self::Postgres(plain) => plain.copy(rows).await,
-            Self::Sqlite(_) | Self::SurrealDb(_) => self.bulk(rows, 0).await,
+    /// All of these rows in one of the [`Plain::ways_at_once`].
+    pub(crate) async fn at_once(&self, way: AtOnce, rows: &[Row]) -> Result<()> {
+        match (self, way) {
+            (Self::Postgres(plain), AtOnce::Copy) => plain.copy(rows).await,
+            (Self::Postgres(plain), AtOnce::Transaction) => plain.transaction(rows, BATCH).await,
+            (Self::Sqlite(_) | Self::SurrealDb(_), _) => self.bulk(rows, 0).await,
         }
     }
 
-    /// The same for the table; `None` where nothing is faster than a transaction of many rows.
-    pub(crate) fn describe_fastest(&self) -> Option<&'static str> {
+    /// Ways of bringing any number of rows there together.
+    pub(crate) fn ways_at_once(&self) -> &'static [AtOnce] {
         match self {
-            Self::Postgres(_) => Some("one COPY of them all, no position"),
-            Self::Sqlite(_) => Some("all of them in one transaction"),
-            Self::SurrealDb(_) => None,
+            Self::Postgres(_) => &[AtOnce::Transaction, AtOnce::Copy],
+            Self::Sqlite(_) => &[AtOnce::Transaction],
+            // A request that large is more than the server takes.
+            Self::SurrealDb(_) => &[],
+        }
+    }
+}
+
+/// How all rows are brought there together.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AtOnce {
+    /// In one transaction, with a position.
+    Transaction,
+    /// By one COPY, without a position.
+    Copy,
+}
+
+impl AtOnce {
+    /// For the table.
+    pub(crate) fn describe(self) -> &'static str {
+        match self {
+            Self::Transaction => "all of them in one transaction",
+            Self::Copy => "one COPY of them all, no position",
         }
     }
 }

@@ -41,12 +41,7 @@ impl PlainPostgres {
     /// All of them by one INSERT from an array of JSON, and the position, in one transaction that is one flight.
     pub(super) async fn bulk(&self, rows: &[Row], position: u64) -> Result<()> {
         let Connection { client, bulk, advance, .. } = &self.0[0];
-        let mut array = String::from("[");
-        for (id, document) in rows {
-            let comma = if array.len() > 1 { "," } else { "" };
-            write!(array, "{comma}{{\"id\":\"{id}\",\"data\":{}}}", document.as_str())?;
-        }
-        array.push(']');
+        let array = array_of(rows)?;
         let position = i64::try_from(position)?;
         try_join4(
             client.batch_execute("BEGIN"),
@@ -55,6 +50,18 @@ impl PlainPostgres {
             client.batch_execute("COMMIT"),
         )
         .await?;
+        Ok(())
+    }
+
+    /// All of them in one transaction, by an INSERT for each so many.
+    pub(super) async fn transaction(&self, rows: &[Row], at_once: usize) -> Result<()> {
+        let Connection { client, bulk, advance, .. } = &self.0[0];
+        client.batch_execute("BEGIN").await?;
+        for rows in rows.chunks(at_once) {
+            client.execute(bulk, &[&array_of(rows)?]).await?;
+        }
+        client.execute(advance, &[&0_i64]).await?;
+        client.batch_execute("COMMIT").await?;
         Ok(())
     }
 
@@ -100,4 +107,14 @@ impl Connection {
         let advance = client.prepare(advance).await?;
         Ok(Self { client, insert, bulk, advance })
     }
+}
+
+fn array_of(rows: &[Row]) -> Result<String> {
+    let mut array = String::from("[");
+    for (id, document) in rows {
+        let comma = if array.len() > 1 { "," } else { "" };
+        write!(array, "{comma}{{\"id\":\"{id}\",\"data\":{}}}", document.as_str())?;
+    }
+    array.push(']');
+    Ok(array)
 }
