@@ -15,8 +15,8 @@ may lose what only those two had: nothing else.
     protocol.py --break NAME              plant a bug; the model must find it (see BREAKS)
     protocol.py --every-break             plant each of them in turn, in the smallest world that shows it: seconds
 
-Where the code and this model differ: the model appends a parked chain again as a whole, the code piece by piece (see
-docs/decisions/0003-a-chain-is-appended-again-piece-by-piece.md). The model has one lane. With several each is this
+A parked chain is appended again write by write, and anything may happen in between (the code takes up to 200 at once, see
+docs/decisions/0003-a-chain-is-appended-again-piece-by-piece.md). Where the code and this model differ: the model has one lane. With several each is this
 protocol with a row of its own; a write over several lanes checks and moves all their rows (docs/decisions/0021-lanes-go-in-rounds.md):
 the simulation of the whole system explores that. A transaction that is sent behind another one (docs/decisions/0025-the-next-batch-is-sent-ahead.md)
 has one write here.
@@ -34,10 +34,10 @@ BREAKS = {
     "no-rejected-mark": "a refused write leaves no mark in the log",
     "lazy-rejected-mark": "the mark of a refused write is not synced before its caller is told",
     "ack-unsynced": "queued is acknowledged before the sync",
-    "requeue-by-sequence": "a parked chain is appended again in the order of sequences instead of first ids",
     "fate-before-position": "after a restart fates are decided before the position is read",
     "requeue-unsynced": "a write appended again is sent before that entry is durable",
     "overtake": "later writes to the record of a parked write go on",
+    "overtake-again": "a write goes on that stands in front of an earlier one of its record which was appended again",
     "no-heal": "a database behind the cursor is treated as nothing in doubt",
     "blind-retry": "after an unknown outcome the batch is sent again without looking",
     "fate-beside-ahead": "a write is parked while a transaction that was sent behind its own may still be under way",
@@ -45,6 +45,7 @@ BREAKS = {
 # Bugs that the default world is too small to show.
 WORLDS = {
     "mark-after": "--records 2",
+    "overtake-again": "--faults kills=0,powers=0,backs=0,losses=0,refusals=2",
     "fate-beside-ahead": "--writes 3 --records 2 --faults kills=0,powers=0,backs=0,losses=0,refusals=1",
     "pass-undecided": "--writes 4 --records 2 --faults kills=0,powers=1,backs=0,losses=0,refusals=1",
 }
@@ -108,9 +109,11 @@ def pending(s):
 
 
 def behind(log, entry):
-    """Is a write to the same record, with an earlier first id, parked and not yet appended again?"""
-    return any(record(e) == record(entry) and first_id(log, e) < first_id(log, entry)
-               and fate(log, e[1]) == "parked" and not requeued(log, e[1]) for e in writes_in(log))
+    """Is a write to the same record, with an earlier first id, parked and not yet appended again, or was it appended again
+    further behind than this one stands?"""
+    earlier = [e for e in writes_in(log) if record(e) == record(entry) and first_id(log, e) < first_id(log, entry)]
+    return any(fate(log, e[1]) == "parked" and not requeued(log, e[1])
+               or broken != "overtake-again" and e[1] > entry[1] and not fate(log, e[1]) for e in earlier)
 
 
 def passes_only_decided(s, batch, cursor):
@@ -212,30 +215,23 @@ def steps(s):
         seq = s.inflight[3][0]
         if not fate(s.log, seq) and s.inflight[2][0] not in s.waiting:
             out.append(("park while unknown", append(s, ("parked", seq))._replace(refusals=s.refusals - 1)))
+    if broken == "fate-before-position" and s.up and s.row_known is None and s.refusals:
+        for e in pending(s)[:1]:
+            if e[2] not in s.waiting:
+                out.append(("park before looking", append(s, ("parked", e[1]))._replace(refusals=s.refusals - 1)))
     # a write behind a parked one of its record is parked too
     if s.up and not s.inflight and not s.unknown and s.row_known:
         for e in writes_in(s.log):
             if e[1] > s.cursor and not fate(s.log, e[1]) and behind(s.log, e):
                 out.append(("park %d behind" % e[2], append(s, ("parked", e[1]))))
-    # a parked write is due, with those behind it on the record parked too: here all later ones are appended again in order
-    if s.up and not s.inflight and not s.unknown and (s.row_known or broken == "fate-before-position"):
-        for e in s.log:
-            if e[0] == "parked" and not requeued(s.log, e[1]):
-                if s.log.index(e) < s.durable or broken == "mark-after":
-                    # the whole chain of the record, in the order of first ids: a cut may have split an earlier requeue
-                    head = [x for x in writes_in(s.log) if x[1] == e[1]][0]
-                    chain = [x for x in writes_in(s.log) if record(x) == record(head) and not requeued(s.log, x[1])
-                             and (fate(s.log, x[1]) == "parked" or (x[1] > s.cursor and not fate(s.log, x[1])))]
-                    if broken != "requeue-by-sequence":
-                        chain.sort(key=lambda x: first_id(s.log, x))
-                    # marks first, all durable before the watermark may pass them
-                    log = s.log + tuple(("parked", x[1]) for x in chain if not fate(s.log, x[1]))
-                    seqs, counter = [], s.counter
-                    for x in chain:
-                        counter += 1
-                        seqs.append(("write", (s.epoch, counter), x[2], x[1]))
-                    out.append(("requeue %s" % [x[2] for x in chain], s._replace(log=log + tuple(seqs), counter=counter)))
-                break
+    # a parked write is due: of its record's chain the earliest one is appended again
+    if s.up and not s.inflight and not s.unknown and s.row_known:
+        for r in range(RECORDS):
+            chain = [e for e in writes_in(s.log) if record(e) == r and fate(s.log, e[1]) == "parked" and not requeued(s.log, e[1])]
+            if chain:
+                e = min(chain, key=lambda e: first_id(s.log, e))
+                again = ("write", next_seq(s), e[2], e[1])
+                out.append(("requeue %d" % e[2], append(s, again)._replace(counter=s.counter + 1)))
     # faults
     def restart(s, log, tag):
         epoch = s.epoch if broken == "same-epoch" else s.epoch + 1

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use outlast::error::Invalid;
 use outlast::record::check_name;
@@ -48,6 +49,10 @@ pub(crate) struct Address {
     pub(crate) application_name: String,
     /// Key columns of tables whose primary key is not to be used, or that have none.
     pub(crate) keys: BTreeMap<String, Vec<String>>,
+    /// How long to wait for a lock.
+    pub(crate) lock_timeout: Option<Duration>,
+    /// How long bytes may stay unacknowledged.
+    pub(crate) tcp_user_timeout: Option<Duration>,
 }
 
 impl Address {
@@ -88,6 +93,8 @@ impl Address {
             proofs: Vec::new(),
             application_name: "outlast".to_owned(),
             keys: BTreeMap::new(),
+            lock_timeout: None,
+            tcp_user_timeout: None,
         };
         let mut proofs = None;
         for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -124,6 +131,8 @@ impl Address {
                 };
                 *proofs = Some(list.split(',').map(proof).collect::<Result<_, _>>()?);
             }
+            ("lock_timeout", number) => self.lock_timeout = Some(milliseconds(name, number)?),
+            ("tcp_user_timeout", number) => self.tcp_user_timeout = Some(milliseconds(name, number)?),
             (name, columns) if name.starts_with("key.") => {
                 let table = &name["key.".len()..];
                 check_name("table", table)?;
@@ -136,7 +145,7 @@ impl Address {
             (other, _) => {
                 return Err(wrong(&format!(
                     "has the parameter \"{}\": known are sslmode, target_session_attrs, require_auth, \
-                     application_name and key.TABLE",
+                     application_name, lock_timeout, tcp_user_timeout and key.TABLE",
                     other.escape_debug()
                 )));
             }
@@ -147,6 +156,14 @@ impl Address {
 
 fn wrong(what: &str) -> Invalid {
     Invalid::new(format!("the database URL {what}; its form is {FORM}"))
+}
+
+/// The unit that PostgreSQL has for both. 0 would mean without a limit there.
+fn milliseconds(name: &str, number: &str) -> Result<Duration, Invalid> {
+    match number.parse::<u32>() {
+        Ok(number) if number > 0 => Ok(Duration::from_millis(number.into())),
+        _ => Err(wrong(&format!("has a {name} that is no number of milliseconds from 1 on"))),
+    }
 }
 
 /// NUL ends a text in the protocol.
@@ -211,7 +228,8 @@ mod tests {
     #[test]
     fn a_url_says_everything() {
         let url = "postgres://ro%40ot:p%2Fw%3Aé@db.example:5433,[::1]/my%20data?sslmode=verify-full\
-                   &target_session_attrs=read-write&application_name=shop&key.orders=tenant,number";
+                   &target_session_attrs=read-write&application_name=shop&key.orders=tenant,number\
+                   &lock_timeout=250&tcp_user_timeout=7000";
         let address = Address::parse(url, None).unwrap();
         assert_eq!(address.to_string(), "postgres db.example:5433,[::1]:5432/my data");
         assert_eq!((address.user.as_str(), address.password.as_deref()), ("ro@ot", Some("p/w:é")));
@@ -219,6 +237,8 @@ mod tests {
         assert_eq!(address.proofs, [Proof::Scram, Proof::Md5, Proof::Password]);
         assert_eq!(address.application_name, "shop");
         assert_eq!(address.keys["orders"], ["tenant", "number"]);
+        assert_eq!(address.lock_timeout, Some(Duration::from_millis(250)));
+        assert_eq!(address.tcp_user_timeout, Some(Duration::from_secs(7)));
     }
 
     #[test]
@@ -251,6 +271,8 @@ mod tests {
             ("postgres://me:secret@host/d?target_session_attrs=any", "read-write"),
             ("postgres://me:secret@host/d?require_auth=none", "require_auth"),
             ("postgres://me:secret@host/d?connect_timeout=1", "connect_timeout"),
+            ("postgres://me:secret@host/d?lock_timeout=0", "milliseconds"),
+            ("postgres://me:secret@host/d?tcp_user_timeout=5s", "milliseconds"),
             ("postgres://me:secret@host/d?key.orders=", "without columns"),
             ("postgres://me:secret@host/d?key.a-b=x", "valid name"),
         ] {

@@ -100,7 +100,8 @@ impl Postgres {
     /// For the database that a URL names: `postgres://USER:PASSWORD@HOST:5432/DATABASE`, with more hosts after commas.
     /// Everything in it is percent-decoded. Parameters after `?`: `sslmode` (`disable`, the default, or `verify-full`),
     /// `require_auth` (a list of `scram-sha-256`, `md5` and `password`), `application_name`,
-    /// `target_session_attrs=read-write` (always so), and `key.TABLE=COLUMN,COLUMN` for the key columns of a table that
+    /// `target_session_attrs=read-write` (always so), `lock_timeout` and `tcp_user_timeout` in milliseconds, which go before
+    /// those of the options, and `key.TABLE=COLUMN,COLUMN` for the key columns of a table that
     /// are not its primary key. Connects when it is first needed.
     ///
     /// # Errors
@@ -116,6 +117,8 @@ impl Postgres {
             password,
         } = options;
         let address = Arc::new(Address::parse(url, password.as_deref())?);
+        let lock_timeout = address.lock_timeout.unwrap_or(lock_timeout);
+        let tcp_user_timeout = address.tcp_user_timeout.unwrap_or(tcp_user_timeout);
         let pool = |connections_max| {
             Pool::new(Arc::clone(&address), connect_timeout, tcp_user_timeout, connections_max)
         };

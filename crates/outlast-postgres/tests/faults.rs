@@ -311,6 +311,17 @@ async fn reads_do_not_wait_behind_a_slow_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_long_to_wait_for_a_lock_can_be_said_in_the_url() {
+    for (parameters, expected) in [("", "5s"), ("lock_timeout=250", "250ms")] {
+        let db = Fixture::with_parameters(parameters).await;
+        db.query("CREATE TABLE told (value text)");
+        let note = "INSERT INTO told SELECT current_setting('lock_timeout')";
+        db.apply(vec![common::statement(note, "{}")]).await.unwrap();
+        assert_eq!(db.query("SELECT value FROM told"), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_somebody_holds_is_a_conflict_and_a_statement_without_end_is_refused() {
     let db = Fixture::new().await;
     db.apply(vec![create("a", "1", "{}")]).await.unwrap();
