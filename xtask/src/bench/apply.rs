@@ -44,7 +44,7 @@ pub(super) fn measure(settings: &Settings) -> Result<Section> {
         "As many plain callers at once as go through Outlast are in the table.".to_owned(),
         format!(
             "Of the backlog: {} rows. The client's own transactions have {BATCH} rows and a position, as Outlast's have; \
-             they are ready in memory, while Outlast reads and decodes its log. Before each round the system writes out \
+             they are ready in memory, while Outlast reads and decodes its log, from the end of a pause on. Before each round the system writes out \
              what earlier ones left in its memory.",
             settings.backlog
         ),

@@ -1,17 +1,18 @@
 //! How fast a backlog drains, against the adapter's best bulk transaction.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outlast::database::Item;
-use outlast::{Options, Outlast, Sequence, WriteId};
+use outlast::{Outlast, Sequence, WriteId};
 use outlast_log::{Log, LogOptions, NewEntry};
 use tokio::runtime::Runtime;
 
 use super::Settings;
 use super::callers::runtime;
-use super::place::{ByHand, Place, wait_until_connected};
+use super::place::{ByHand, Place, library};
 use super::report::{Bound, Goal, Section, Table};
 use super::stats::{Compare, Contender, Sample, interleave};
 use super::workload::Workload;
@@ -66,7 +67,7 @@ pub(super) fn measure(settings: &Settings) -> Result<Section> {
         }));
     }
     section.notes.push(format!(
-        "{} writes in the log from an earlier run, each round with a new database. Measured from the moment at which the database is connected until everything is applied: reading and decoding the log, the take-over of the position and the small first batches are part of it. By hand the writes lie ready in memory.",
+        "{} writes in the log from an earlier run, each round with a new database. Measured from the end of a pause until everything is applied: reading and decoding the log and the small first batches are part of it. By hand the writes lie ready in memory.",
         settings.backlog
     ));
     Ok(section)
@@ -100,17 +101,24 @@ impl Bench<'_> {
         Ok(Item { id: WriteId(sequence), write: Arc::new(self.workload.write()) })
     }
 
-    /// Opens a queue in which everything waits, with so many lanes, and sees it drained.
+    /// Has a queue drained in which everything waits, over so many lanes. Outlast has been up for a while by then, as after
+    /// an outage: a new log makes files for what it may have to take, 32 MiB each.
     pub(super) fn drain(&self, name: &str, lanes: u32) -> Result<Sample> {
         let queue = self.directory.join(name);
+        let open =
+            async || -> Result<Outlast> { library(self.place.database(name).await?, &queue, lanes).await };
+        self.runtime.block_on(async {
+            let outlast = open().await?;
+            outlast.pause(None).await?;
+            Result::Ok(outlast.shutdown(PATIENCE).await?)
+        })?;
         fill(&queue, self.backlog, &self.workload)?;
-        write_out();
         let sample = self.runtime.block_on(async {
-            let options =
-                Options { max_writes: u64::MAX, max_bytes: u64::MAX, lanes, ..Options::new(&queue) };
-            let outlast = Outlast::open(self.place.database(name).await?, options).await?;
-            wait_until_connected(&outlast).await?;
+            let outlast = open().await?;
+            wait_until_ready(&queue).await?;
+            write_out();
             let started = Instant::now();
+            outlast.resume(None).await?;
             let drained = outlast.drain(PATIENCE).await?;
             let sample = Sample::of_total(self.backlog, started.elapsed());
             outlast.shutdown(Duration::from_secs(10)).await?;
@@ -119,6 +127,21 @@ impl Bench<'_> {
         std::fs::remove_dir_all(&queue)?;
         sample
     }
+}
+
+/// Ends when the log has its next segment's file at hand.
+async fn wait_until_ready(queue: &Path) -> Result<()> {
+    let is_spare = |name: &OsStr| Path::new(name).file_stem().is_some_and(|stem| stem == "spare");
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        for file in std::fs::read_dir(queue.join("segments"))? {
+            if is_spare(&file?.file_name()) {
+                return Ok(());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Err(format!("the log has no spare file after {PATIENCE:?}").into())
 }
 
 /// Has the system write out what was written before the measuring: a sync of a database would otherwise wait for the
