@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outlast::database::Item;
-use outlast::{Outlast, Sequence, WriteId};
+use outlast::{Sequence, WriteId};
 use outlast_log::{Log, LogOptions, NewEntry};
 use tokio::runtime::Runtime;
 
@@ -105,8 +105,8 @@ impl Bench<'_> {
     /// an outage: a new log makes files for what it may have to take, 32 MiB each.
     pub(super) fn drain(&self, name: &str, lanes: u32) -> Result<Sample> {
         let queue = self.directory.join(name);
-        let open =
-            async || -> Result<Outlast> { library(self.place.database(name).await?, &queue, lanes).await };
+        let database = self.runtime.block_on(self.place.database(name))?;
+        let open = || library(database.clone(), &queue, lanes);
         self.runtime.block_on(async {
             let outlast = open().await?;
             outlast.pause(None).await?;
