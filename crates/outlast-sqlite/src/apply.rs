@@ -9,7 +9,7 @@ use rusqlite::ffi;
 use crate::connection::Open;
 use crate::failure::{self, Failure};
 use crate::keys::{self, Claim};
-use crate::operation::Insert;
+use crate::operation::{Halt, Insert, Manner};
 use crate::{operation, position};
 
 /// Why a batch stopped: before its end, or at the commit.
@@ -17,8 +17,8 @@ enum Stop {
     Moved(Option<Position>),
     /// Before the first write.
     Early(Failure),
-    /// At the write with this index.
-    Write(usize, Failure),
+    /// At a write.
+    Write(Halt),
     Commit(rusqlite::Error),
 }
 
@@ -29,7 +29,13 @@ pub(crate) fn apply(
     next: Sequence,
     batch: &[Item],
 ) -> Result<Applied, ApplyError> {
-    let stop = match try_apply(open, rows, next, batch) {
+    let mut tried = try_apply(open, rows, next, batch, Manner::Together);
+    if let Err(Stop::Write(Halt { failure: Failure::Refused { .. }, among: true, .. })) = tried {
+        // Which write it is shows when each goes by itself.
+        open.roll_back();
+        tried = try_apply(open, rows, next, batch, Manner::Singly);
+    }
+    let stop = match tried {
         Ok(applied) => return Ok(applied),
         Err(stop) => stop,
     };
@@ -37,7 +43,7 @@ pub(crate) fn apply(
     match stop {
         Stop::Moved(actual) => Err(ApplyError::Moved { actual }),
         Stop::Early(failure) => Err(early(failure)),
-        Stop::Write(index, failure) => Err(at_write(index, failure)),
+        Stop::Write(halt) => Err(at_write(halt.index, halt.failure)),
         Stop::Commit(error) => Err(at_commit(open, batch, &error)),
     }
 }
@@ -47,6 +53,7 @@ fn try_apply(
     rows: &[(LaneId, Position)],
     next: Sequence,
     batch: &[Item],
+    manner: Manner,
 ) -> Result<Applied, Stop> {
     open.begin().map_err(|error| Stop::Early(error.into()))?;
     for (lane, position) in rows {
@@ -55,7 +62,7 @@ fn try_apply(
         }
     }
     open.shapes.refresh(&open.connection).map_err(|error| Stop::Early(error.into()))?;
-    let applied = write_all(open, batch).map_err(|(index, failure)| Stop::Write(index, failure))?;
+    let applied = write_all(open, batch, manner).map_err(Stop::Write)?;
     if open.is_over() {
         return Err(Stop::Early(Failure::Interrupted));
     }
@@ -64,20 +71,21 @@ fn try_apply(
 }
 
 /// Applies the writes inside an open transaction.
-fn write_all(open: &mut Open, batch: &[Item]) -> Result<Applied, (usize, Failure)> {
+fn write_all(open: &mut Open, batch: &[Item], manner: Manner) -> Result<Applied, Halt> {
     let mut applied = Applied::default();
     let mut index = 0;
     for run in batch.chunk_by(|one, other| kind(one).is_some_and(|of_one| kind(other) == Some(of_one))) {
-        let in_batch = |(within, failure)| (index + within, failure);
+        let in_batch = |halt: Halt| Halt { index: index + halt.index, ..halt };
         match kind(&run[0]) {
             Some((insert, collection)) => {
                 let rows = run.iter().flat_map(|item| item.write.operations()).filter_map(Insert::of);
-                let rows = rows.map(|(_, record, data)| (&record.id, data));
-                insert.all(open, collection, rows).map_err(in_batch)?;
+                let rows: Vec<_> = rows.map(|(_, record, data)| (&record.id, data)).collect();
+                insert.all(open, collection, &rows, manner).map_err(in_batch)?;
             }
             None => {
                 for (within, item) in run.iter().enumerate() {
-                    let duplicate = write_one(open, item).map_err(|failure| in_batch((within, failure)))?;
+                    let duplicate =
+                        write_one(open, item).map_err(|failure| in_batch(Halt::at(within, failure)))?;
                     applied.duplicates.extend(duplicate.map(|owner| (index + within, owner)));
                 }
             }
@@ -183,11 +191,11 @@ fn find_culprit(open: &mut Open, batch: &[Item]) -> Result<Option<usize>, Failur
 fn would_commit(open: &mut Open, batch: &[Item]) -> Result<bool, Failure> {
     open.begin()?;
     open.shapes.refresh(&open.connection)?;
-    let written = write_all(open, batch);
+    let written = write_all(open, batch, Manner::Singly);
     open.trial.store(true, Ordering::Relaxed);
     let committed = match written {
         Ok(_) => open.commit().err(),
-        Err((_, failure)) => {
+        Err(Halt { failure, .. }) => {
             open.trial.store(false, Ordering::Relaxed);
             open.roll_back();
             return Err(failure);

@@ -1,7 +1,7 @@
 //! One operation of a write, inside the batch's transaction.
 
 use outlast::{Collection, Document, Operation, RecordId, RecordName, RefusalKind};
-use rusqlite::{Connection, OptionalExtension, ffi};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Statement, ffi};
 use serde_json::{Map, Value};
 
 use crate::connection::Open;
@@ -11,6 +11,34 @@ use crate::statement;
 
 /// Rows of one kind between two looks at the clock: some tens of microseconds.
 const ROWS_BETWEEN_LOOKS: usize = 32;
+
+/// Rows of one kind in one statement: that costs less for each of them. What one statement changes has to be undone if it
+/// fails, which SQLite keeps in memory for some pages only.
+const ROWS_TOGETHER: usize = 8;
+
+/// How rows of one kind are inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Several in one statement, which does not tell which of them is refused.
+    Together,
+    /// Each by itself.
+    Singly,
+}
+
+/// Where it stopped, and why.
+pub(crate) struct Halt {
+    pub(crate) index: usize,
+    pub(crate) failure: Failure,
+    /// At this row or one behind it: they went together.
+    pub(crate) among: bool,
+}
+
+impl Halt {
+    /// At this very row.
+    pub(crate) fn at(index: usize, failure: Failure) -> Self {
+        Self { index, failure, among: false }
+    }
+}
 
 /// Takes effect, or not at all.
 pub(crate) fn run(open: &mut Open, operation: &Operation) -> Result<(), Failure> {
@@ -42,35 +70,69 @@ impl Insert {
         }
     }
 
-    /// The rows, in order, until one fails: then with its index. Many of one kind cost less together.
-    pub(crate) fn all<'a>(
+    /// The rows, in order, until one fails.
+    pub(crate) fn all(
         self,
         open: &mut Open,
         collection: &Collection,
-        rows: impl IntoIterator<Item = (&'a RecordId, &'a Document)>,
-    ) -> Result<(), (usize, Failure)> {
-        let first = |failure| (0, failure);
+        rows: &[(&RecordId, &Document)],
+        manner: Manner,
+    ) -> Result<(), Halt> {
+        let first = |failure| Halt::at(0, failure);
         open.shapes.for_writing(&open.connection, collection, open.create_collections).map_err(first)?;
+        let statement =
+            |rows| self.statement(open, collection, rows).map_err(|error| first(of_record(error)));
+        let (together, apart) = match manner {
+            Manner::Together => rows.as_chunks::<ROWS_TOGETHER>(),
+            Manner::Singly => (&[][..], rows),
+        };
+        if !together.is_empty() {
+            let mut insert = statement(ROWS_TOGETHER)?;
+            for (chunk, rows) in together.iter().enumerate() {
+                // SQLite itself looks in between, too.
+                if chunk % (ROWS_BETWEEN_LOOKS / ROWS_TOGETHER) == 0 && open.is_over() {
+                    return Err(Halt::at(chunk * ROWS_TOGETHER, Failure::Interrupted));
+                }
+                let inserted = insert_rows(&mut insert, rows).map_err(of_record);
+                inserted.and_then(|changed| all_rows(changed, ROWS_TOGETHER)).map_err(|failure| Halt {
+                    index: chunk * ROWS_TOGETHER,
+                    failure,
+                    among: true,
+                })?;
+            }
+        }
+        if apart.is_empty() {
+            return Ok(());
+        }
+        let mut insert = statement(1)?;
+        for (index, row) in (rows.len() - apart.len()..).zip(apart) {
+            if index % ROWS_BETWEEN_LOOKS == 0 && open.is_over() {
+                return Err(Halt::at(index, Failure::Interrupted));
+            }
+            let inserted = match insert_rows(&mut insert, std::slice::from_ref(row)) {
+                Ok(changed) => all_rows(changed, 1),
+                Err(error) => Err(self.refused(open, collection, row.0, error)),
+            };
+            inserted.map_err(|failure| Halt::at(index, failure))?;
+        }
+        Ok(())
+    }
+
+    /// The prepared statement for so many rows.
+    fn statement<'a>(
+        self,
+        open: &'a Open,
+        collection: &Collection,
+        rows: usize,
+    ) -> rusqlite::Result<CachedStatement<'a>> {
+        let values = vec!["(?, ?)"; rows].join(", ");
         let conflict = match self {
             Self::Create => "",
             // Not REPLACE: that deletes the row first, and with it what refers to it.
             Self::Put => " ON CONFLICT (id) DO UPDATE SET data = excluded.data",
         };
-        let sql = format!("INSERT INTO \"{collection}\" (id, data) VALUES (?1, ?2){conflict}");
-        let insert = open.connection.prepare_cached(&sql);
-        let mut insert = insert.map_err(|error| first(of_record(error)))?;
-        for (index, (id, data)) in rows.into_iter().enumerate() {
-            // SQLite itself looks in between, too.
-            if index % ROWS_BETWEEN_LOOKS == 0 && open.is_over() {
-                return Err((index, Failure::Interrupted));
-            }
-            let inserted = match insert.execute([id.as_str(), data.as_str()]) {
-                Ok(changed) => one_row(changed),
-                Err(error) => Err(self.refused(open, collection, id, error)),
-            };
-            inserted.map_err(|failure| (index, failure))?;
-        }
-        Ok(())
+        let sql = format!("INSERT INTO \"{collection}\" (id, data) VALUES {values}{conflict}");
+        open.connection.prepare_cached(&sql)
     }
 
     /// Which constraint failed first is SQLite's choice: a record that exists is told as such.
@@ -98,7 +160,14 @@ impl Insert {
 }
 
 fn insert(open: &mut Open, insert: Insert, record: &RecordName, data: &Document) -> Result<(), Failure> {
-    insert.all(open, &record.collection, [(&record.id, data)]).map_err(|(_, failure)| failure)
+    let row = [(&record.id, data)];
+    insert.all(open, &record.collection, &row, Manner::Singly).map_err(|halt| halt.failure)
+}
+
+/// How many rows it changed.
+fn insert_rows(insert: &mut Statement<'_>, rows: &[(&RecordId, &Document)]) -> rusqlite::Result<usize> {
+    let values = rows.iter().flat_map(|(id, data)| [id.as_str(), data.as_str()]);
+    insert.execute(rusqlite::params_from_iter(values))
 }
 
 fn patch(open: &mut Open, record: &RecordName, patch: &Document) -> Result<(), Failure> {
@@ -126,7 +195,7 @@ fn patch(open: &mut Open, record: &RecordName, patch: &Document) -> Result<(), F
     let data = Document::from_map(&data)
         .map_err(|error| Failure::refused(RefusalKind::TooLarge, error.to_string()))?;
     let sql = format!("UPDATE \"{collection}\" SET data = ?2 WHERE id = ?1");
-    one_row(execute(&open.connection, &sql, &[id.as_str(), data.as_str()]).map_err(of_record)?)
+    all_rows(execute(&open.connection, &sql, &[id.as_str(), data.as_str()]).map_err(of_record)?, 1)
 }
 
 fn delete(open: &mut Open, record: &RecordName) -> Result<(), Failure> {
@@ -158,8 +227,8 @@ fn execute(connection: &Connection, sql: &str, values: &[&str]) -> rusqlite::Res
 }
 
 /// A trigger may skip a row with RAISE(IGNORE). Nothing is dropped silently.
-fn one_row(changed: usize) -> Result<(), Failure> {
-    if changed == 1 {
+fn all_rows(changed: usize, rows: usize) -> Result<(), Failure> {
+    if changed == rows {
         return Ok(());
     }
     Err(Failure::refused(RefusalKind::Constraint, "a trigger of the table ignored the write"))

@@ -68,6 +68,50 @@ async fn checks_and_triggers_refuse_with_their_own_words() {
     world.apply(&[create("guarded", "c", "{}")]).await;
 }
 
+/// Rows of one kind share statements; which one is refused is told all the same.
+#[tokio::test]
+async fn a_row_among_many_of_its_kind_is_refused_by_itself() {
+    let mut world = World::new().await;
+    world.sql(
+        "CREATE TABLE guarded (id TEXT PRIMARY KEY, data TEXT NOT NULL CHECK (json_extract(data, '$.name') <> 'Max'));
+         CREATE UNIQUE INDEX names ON guarded (json_extract(data, '$.name'));
+         CREATE TRIGGER no_bobs BEFORE INSERT ON guarded WHEN json_extract(new.data, '$.name') = 'Bob'
+             BEGIN SELECT raise(ABORT, 'no Bobs, please'); END;
+         CREATE TRIGGER harsh BEFORE INSERT ON guarded WHEN json_extract(new.data, '$.name') = 'Eve'
+             BEGIN SELECT raise(ROLLBACK, 'all is off'); END;
+         CREATE TRIGGER sly BEFORE INSERT ON guarded WHEN json_extract(new.data, '$.name') = 'Sly'
+             BEGIN SELECT raise(IGNORE); END;",
+    );
+    world.apply(&[create("guarded", "there", r#"{"name":"Ann"}"#)]).await;
+    let good = |n: usize| create("guarded", &format!("g{n}"), &format!(r#"{{"name":"{n}"}}"#));
+    let bad = [
+        (create("guarded", "there", r#"{"name":"x"}"#), RefusalKind::Exists),
+        (create("guarded", "b", r#"{"name":"Ann"}"#), RefusalKind::Constraint),
+        (create("guarded", "b", r#"{"name":"Max"}"#), RefusalKind::Constraint),
+        (create("guarded", "b", r#"{"name":"Bob"}"#), RefusalKind::Constraint),
+        (create("guarded", "b", r#"{"name":"Eve"}"#), RefusalKind::Constraint),
+        (create("guarded", "b", r#"{"name":"Sly"}"#), RefusalKind::Constraint),
+        (put("guarded", "there", r#"{"name":"Sly"}"#), RefusalKind::Constraint),
+    ];
+    for (bad, kind) in &bad {
+        for place in 0..20 {
+            let mut batch: Vec<_> = (0..20).map(good).collect();
+            batch[place] = bad.clone();
+            world.refused_as(&batch, place, *kind).await;
+            assert_eq!(world.text("guarded", "g7").await, None);
+        }
+    }
+    // One record several times among them: in order.
+    let mut batch: Vec<_> =
+        (0..20).map(|n| put("guarded", &n.to_string(), &format!("{{\"name\":\"{n}\"}}"))).collect();
+    batch.insert(5, put("guarded", "3", r#"{"name":"three"}"#));
+    batch.insert(6, put("guarded", "3", r#"{"name":"third"}"#));
+    world.apply(&batch).await;
+    assert_eq!(world.text("guarded", "3").await.as_deref(), Some(r#"{"name":"third"}"#));
+    assert_eq!(world.text("guarded", "19").await.as_deref(), Some(r#"{"name":"19"}"#));
+    assert_eq!(world.text("guarded", "there").await.as_deref(), Some(r#"{"name":"Ann"}"#));
+}
+
 #[tokio::test]
 async fn a_broken_reference_is_retryable_and_passes_once_the_record_is_there() {
     let mut world = World::new().await;
