@@ -7,11 +7,12 @@ Checked in every state where everything is drained: each acknowledged write took
 whose caller was told "refused" took none. A double fault (log lost its unsynced tail *and* the database went back)
 may lose what only those two had: nothing else.
 
-    protocol.py                           explore the protocol: 2 writes to one record; 6,995,115 states, no violation, some ten minutes
-    protocol.py --faults kills=1,powers=1,backs=1,losses=1,refusals=1    846,405 states, no violation, 73 seconds
+    protocol.py                           explore the protocol: 2 writes to one record; 1,522,264 states, no violation, a minute and a half
+    protocol.py --writes 4 --records 2 --faults kills=0,powers=1,backs=0,losses=0,refusals=1    828,295 states, no violation, one minute
+    protocol.py --writes 3 --records 2 --faults kills=0,powers=0,backs=1,losses=1,refusals=1    43,756 states, no violation
+    protocol.py --writes 3 --faults kills=0,powers=0,backs=0,losses=0,refusals=2                325,751 states, no violation
+    protocol.py --faults losses=2         the default with two lost answers
     protocol.py --records 2               the default over two records
-    protocol.py --writes 4 --records 2 --faults kills=0,powers=1,backs=0,losses=0,refusals=1    329,496 states, no violation
-    protocol.py --writes 3 --records 2 --faults kills=0,powers=0,backs=1,losses=1,refusals=1    26,567 states, no violation
     protocol.py --break NAME              plant a bug; the model must find it (see BREAKS)
     protocol.py --every-break             plant each of them in turn, in the smallest world that shows it: seconds
 
@@ -65,7 +66,7 @@ State = namedtuple("State", """log durable epoch counter up cursor row_known inf
                                db_row db_effects db_before txs submitted refusals kills powers backs losses""")
 
 
-BUDGET = dict(refusals=1, kills=1, powers=1, backs=1, losses=2)
+BUDGET = dict(refusals=1, kills=1, powers=1, backs=1, losses=1)
 
 
 def start():
