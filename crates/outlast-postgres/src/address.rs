@@ -158,11 +158,13 @@ fn wrong(what: &str) -> Invalid {
     Invalid::new(format!("the database URL {what}; its form is {FORM}"))
 }
 
-/// The unit that PostgreSQL has for both. 0 would mean without a limit there.
+/// The unit that PostgreSQL and the system have for both, in a signed number; 0 would mean without a limit.
 fn milliseconds(name: &str, number: &str) -> Result<Duration, Invalid> {
     match number.parse::<u32>() {
-        Ok(number) if number > 0 => Ok(Duration::from_millis(number.into())),
-        _ => Err(wrong(&format!("has a {name} that is no number of milliseconds from 1 on"))),
+        Ok(number) if (1..=i32::MAX.unsigned_abs()).contains(&number) => {
+            Ok(Duration::from_millis(number.into()))
+        }
+        _ => Err(wrong(&format!("has a {name} that is no number of milliseconds from 1 to {}", i32::MAX))),
     }
 }
 
@@ -273,6 +275,7 @@ mod tests {
             ("postgres://me:secret@host/d?connect_timeout=1", "connect_timeout"),
             ("postgres://me:secret@host/d?lock_timeout=0", "milliseconds"),
             ("postgres://me:secret@host/d?tcp_user_timeout=5s", "milliseconds"),
+            ("postgres://me:secret@host/d?tcp_user_timeout=2147483648", "2147483647"),
             ("postgres://me:secret@host/d?key.orders=", "without columns"),
             ("postgres://me:secret@host/d?key.a-b=x", "valid name"),
         ] {

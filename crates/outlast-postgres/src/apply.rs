@@ -90,7 +90,7 @@ impl<'a> Attempt<'a> {
             } else if source == Source::Keys && fault.code == "23505" {
                 stored = self.read_keys().await?;
             } else if !looked && is_of_tables(&fault) {
-                // A column may have another type by now, that takes the value.
+                // A column may by now have another type, which takes the value.
                 looked = true;
                 self.forget();
             } else if source == Source::End && fault.code.starts_with("XX") {

@@ -120,7 +120,7 @@ impl Connection {
         }
         let answering = said(0).and_then(|number| number.parse().ok());
         if answering.is_some() && answering == process_id {
-            self.prepared = Some(Prepared::default());
+            self.prepared = Some(Prepared::new(fastrand::u32(..)));
         }
         Ok(())
     }

@@ -6,6 +6,8 @@
 //! Parameters are text. Statements are unnamed, so that there is nothing on the server that could be missing in another
 //! session of a pooler; where the session is ours alone, those that come again and again are [`Prepared`].
 
+use std::time::Instant;
+
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::IsNull;
@@ -104,7 +106,8 @@ impl Flight {
             None => (String::new(), false),
             Some(prepared) => {
                 let before = self.new.iter().position(|new| new == text);
-                let there = prepared.number_of(text).or(before.map(|nth| prepared.new_number(nth)));
+                let there =
+                    prepared.number_of(text, Instant::now()).or(before.map(|nth| prepared.new_number(nth)));
                 let number = there.unwrap_or_else(|| prepared.new_number(self.new.len()));
                 (prepared::name(number), there.is_some())
             }
@@ -288,7 +291,7 @@ impl Heard {
     /// Takes note of what the server keeps from now on, and what not any more.
     pub(crate) fn note_kept(&mut self, prepared: &mut Prepared) {
         let read = self.reads.iter().take(self.read).filter(|kept| **kept).count();
-        prepared.flown(std::mem::take(&mut self.new), read, self.forgotten);
+        prepared.flown(std::mem::take(&mut self.new), read, self.forgotten, Instant::now());
     }
 
     /// When the server is ready for more.

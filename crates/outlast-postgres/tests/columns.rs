@@ -305,7 +305,6 @@ async fn a_table_that_changes_is_looked_at_again() {
     assert_eq!(db.query("SELECT * FROM orders"), "any id|1");
 }
 
-/// A migration that makes a table anew must find its name free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_was_widened_takes_at_once_what_it_did_not_take_before() {
     let db = Fixture::new().await;
@@ -327,6 +326,7 @@ async fn a_column_that_was_widened_takes_at_once_what_it_did_not_take_before() {
     }
 }
 
+/// A migration that makes a table anew must find its name free.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_outlast_would_make_otherwise_is_waited_for_when_it_is_dropped() {
     let db = Fixture::new().await;

@@ -22,6 +22,18 @@ enum Stop {
     Commit(rusqlite::Error),
 }
 
+impl Stop {
+    /// One of several writes that went together is refused; also at the commit, since a row that refers to a later one
+    /// passes together with it and not by itself.
+    fn is_among(&self) -> bool {
+        match self {
+            Self::Write(halt) => halt.among && matches!(halt.failure, Failure::Refused { .. }),
+            Self::Commit(error) => failure::code(error) == Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY),
+            Self::Moved(_) | Self::Early(_) => false,
+        }
+    }
+}
+
 /// Applies a batch; see [`Database::apply_across`](outlast::database::Database::apply_across).
 pub(crate) fn apply(
     open: &mut Open,
@@ -30,7 +42,7 @@ pub(crate) fn apply(
     batch: &[Item],
 ) -> Result<Applied, ApplyError> {
     let mut tried = try_apply(open, rows, next, batch, Manner::Together);
-    if let Err(Stop::Write(Halt { failure: Failure::Refused { .. }, among: true, .. })) = tried {
+    if tried.as_ref().is_err_and(Stop::is_among) {
         // Which write it is shows when each goes by itself.
         open.roll_back();
         tried = try_apply(open, rows, next, batch, Manner::Singly);

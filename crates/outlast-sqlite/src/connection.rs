@@ -18,10 +18,10 @@ use crate::worker::Ticket;
 
 /// Operations of SQLite's virtual machine between two looks at the clock: some tens of microseconds.
 const OPERATIONS_BETWEEN_LOOKS: i32 = 2_000;
-/// Statements kept prepared by a connection: about five for each collection in use.
+/// Statements kept prepared by a connection: at most eight for each collection in use.
 const PREPARED_STATEMENTS: usize = 256;
 
-/// Pages in the log after which SQLite copies them into the database file: 16 MiB.
+/// Pages in the log after which SQLite copies them into the database file: 16 MiB of pages of the usual 4 KiB.
 const CHECKPOINT_PAGES: u32 = 4_000;
 
 /// Outlast's own tables. `outlast_probe` holds one row that every probe writes.
@@ -408,6 +408,9 @@ fn prepare_writer(connection: &Connection) -> Result<(), Failure> {
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA foreign_keys = ON")?;
     // After a large batch the log shrinks again.
     connection.execute_batch("PRAGMA journal_size_limit = 67108864")?;
+    // What one statement changes is kept for as long as it runs, in case it fails: in memory, not in a temporary file, for
+    // which there may be no place.
+    connection.pragma_update(None, "temp_store", "memory")?;
     // A checkpoint costs two syncs, and pages that many batches change are copied once for all of them.
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.execute_batch("BEGIN IMMEDIATE")?;

@@ -15,6 +15,9 @@
 //! users (json_extract(data, '$.email'))`; what they refuse is a refusal of the write. SQLite does not tell upper
 //! from lower case in names of tables, so a second collection whose name differs only by that is refused.
 //!
+//! Creates and puts of one collection that follow each other share statements, eight rows in each. So a reference that is
+//! checked at once may also be to one of the rows behind it there.
+//!
 //! Outlast's own tables are `outlast_position`, `outlast_keys` and `outlast_probe`.
 //!
 //! # Putting an older copy back

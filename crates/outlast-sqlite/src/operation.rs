@@ -9,11 +9,11 @@ use crate::failure::{self, Failure};
 use crate::shape::Shape;
 use crate::statement;
 
-/// Rows of one kind between two looks at the clock: some tens of microseconds.
+/// Rows of one kind between two looks at the clock.
 const ROWS_BETWEEN_LOOKS: usize = 32;
 
-/// Rows of one kind in one statement: that costs less for each of them. What one statement changes has to be undone if it
-/// fails, which SQLite keeps in memory for some pages only.
+/// Rows of one kind in one statement: that costs less for each of them. What one statement changes is kept until it ends, in case
+/// it fails, so they are few.
 const ROWS_TOGETHER: usize = 8;
 
 /// How rows of one kind are inserted.

@@ -112,6 +112,27 @@ async fn a_row_among_many_of_its_kind_is_refused_by_itself() {
     assert_eq!(world.text("guarded", "there").await.as_deref(), Some(r#"{"name":"Ann"}"#));
 }
 
+/// Rows that refer to each other pass together and not one by one, and another reference is checked at the commit: somebody is
+/// blamed all the same, and the queue goes on.
+#[tokio::test]
+async fn references_within_one_statement_do_not_hide_one_that_is_broken_at_the_commit() {
+    let mut world = World::new().await;
+    world.sql(
+        "CREATE TABLE offices (id TEXT PRIMARY KEY, data TEXT NOT NULL);
+         CREATE TABLE staff (id TEXT PRIMARY KEY, data TEXT NOT NULL,
+             boss AS (json_extract(data, '$.boss')) STORED REFERENCES staff,
+             office AS (json_extract(data, '$.office')) STORED REFERENCES offices DEFERRABLE INITIALLY DEFERRED)",
+    );
+    let mut batch: Vec<_> = (0..8).map(|n| create("staff", &n.to_string(), "{}")).collect();
+    batch[0] = create("staff", "0", r#"{"boss":"1"}"#);
+    batch[5] = create("staff", "5", r#"{"office":"nowhere"}"#);
+    world.refused_as(&batch, 0, RefusalKind::Constraint).await;
+    batch.remove(0);
+    world.refused_as(&batch, 4, RefusalKind::Constraint).await;
+    batch.remove(4);
+    world.apply(&batch).await;
+}
+
 #[tokio::test]
 async fn a_broken_reference_is_retryable_and_passes_once_the_record_is_there() {
     let mut world = World::new().await;

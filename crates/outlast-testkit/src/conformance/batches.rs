@@ -45,8 +45,8 @@ pub async fn a_batch_of_500_and_one_of_5000_writes_take_effect(harness: &dyn Har
     assert_eq!(world.stored_position().await.as_ref(), Some(&world.position));
 }
 
-/// As the library sends them by default: one write of the largest size, several of them, and so many small ones, all in
-/// characters that take more bytes on the way than here.
+/// As many as the library sends at once by default: in writes of the largest size, in some dozens, and in hundreds, all in
+/// characters that may take more bytes on the way than here.
 pub async fn a_batch_of_as_many_bytes_as_are_sent_at_once_takes_effect(harness: &dyn Harness) {
     let options = Options::new("nowhere");
     let largest = usize::try_from(options.write_bytes_max).unwrap() - 1024;
